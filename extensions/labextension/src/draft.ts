@@ -1,0 +1,221 @@
+/** The submit dialog's choices, and the specification made of them. */
+import { EVERY_DAY, fromCron, toCron, type IRecurrence } from './cron';
+import type { CardCapacity, Include, Json, TaskKind, TaskRequest } from './types';
+
+export type Compute = 'cpu' | 'share' | 'whole';
+
+export interface IDraft {
+  path: string;
+  name: string;
+  include: Include;
+  environment: string;
+  kernel: string | null;
+  parameters: Record<string, Json>;
+  clusters: string[] | null;
+  tenant: string | null;
+  queue: string | null;
+  policy: string | null;
+  cpuMillicores: number;
+  memoryMib: number;
+  compute: Compute;
+  cardModel: string | null;
+  /** Hundredths of a card, of a share. */
+  shareCentiCards: number;
+  shareMemoryMib: number | null;
+  wholeCards: number;
+  when: 'now' | 'later' | 'again';
+  /** Local time as a `datetime-local` input holds it. */
+  startAt: string;
+  recurrence: IRecurrence;
+  /** IANA name of the zone in which a recurring job is due. */
+  timeZone: string;
+  maxRunSeconds: number | null;
+  retries: number;
+  outputFolder: string | null;
+}
+
+/** Label that remembers where in the workspace a job's file lies. */
+export const PATH_LABEL = 'workspace-path';
+
+export function baseName(path: string): string {
+  return path.slice(path.lastIndexOf('/') + 1);
+}
+
+export function folderOf(path: string): string {
+  const slash = path.lastIndexOf('/');
+  return slash < 0 ? '' : path.slice(0, slash);
+}
+
+export function kindOf(path: string): TaskKind | null {
+  if (path.endsWith('.ipynb')) {
+    return 'notebook';
+  }
+  return /\.(py|sh)$/.test(path) ? 'script' : null;
+}
+
+/** The folder of the workspace in which the Lab server places a job's files; null for a job from elsewhere. */
+export function placedFolder(task: { id: string; spec: TaskRequest }): string | null {
+  const path = task.spec.labels?.[PATH_LABEL];
+  if (!path) {
+    return null;
+  }
+  const base = task.spec.output_folder ?? folderOf(path);
+  const stem = baseName(path).replace(/\.[^.]+$/, '');
+  return `${base ? `${base}/` : ''}${stem}-runs/${task.id.slice(0, 8)}`;
+}
+
+export function newDraft(path: string, start: Partial<IDraft> = {}): IDraft {
+  return {
+    path,
+    name: baseName(path).replace(/\.[^.]+$/, ''),
+    include: 'notebook',
+    environment: 'default',
+    kernel: null,
+    parameters: {},
+    clusters: null,
+    tenant: null,
+    queue: null,
+    policy: null,
+    cpuMillicores: 1000,
+    memoryMib: 2048,
+    compute: 'cpu',
+    cardModel: null,
+    shareCentiCards: 50,
+    shareMemoryMib: null,
+    wholeCards: 1,
+    when: 'now',
+    startAt: '',
+    recurrence: EVERY_DAY,
+    timeZone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+    maxRunSeconds: null,
+    retries: 0,
+    outputFolder: null,
+    ...start
+  };
+}
+
+/** The specification of the draft. `inputs` is filled by the server extension, which makes the snapshot. */
+export function toRequest(draft: IDraft): TaskRequest {
+  const cards =
+    draft.compute === 'cpu'
+      ? null
+      : draft.compute === 'share'
+        ? {
+            model: draft.cardModel,
+            mode: 'vcuda' as const,
+            centi_cards: draft.shareCentiCards,
+            memory_mib: draft.shareMemoryMib,
+            max_cards: 1
+          }
+        : {
+            model: draft.cardModel,
+            mode: 'whole' as const,
+            centi_cards: draft.wholeCards * 100,
+            max_cards: draft.wholeCards
+          };
+  const request: TaskRequest = {
+    name: draft.name.trim(),
+    kind: kindOf(draft.path) ?? 'script',
+    tenant: draft.tenant,
+    queue: draft.queue,
+    policy: draft.policy,
+    clusters: draft.clusters,
+    environment: draft.environment,
+    entry: baseName(draft.path),
+    kernel: draft.kernel,
+    parameters: draft.parameters,
+    output_folder: draft.outputFolder,
+    roles: [
+      {
+        name: 'main',
+        replicas: 1,
+        resources: { cpu_millicores: draft.cpuMillicores, memory_mib: draft.memoryMib, cards }
+      }
+    ],
+    labels: { [PATH_LABEL]: draft.path }
+  };
+  if (draft.maxRunSeconds !== null || draft.retries > 0) {
+    request.lifecycle = {
+      max_run_seconds: draft.maxRunSeconds,
+      retries: draft.retries
+    } as NonNullable<TaskRequest['lifecycle']>;
+  }
+  if (draft.when === 'later' && draft.startAt) {
+    request.schedule = { at: new Date(draft.startAt).toISOString(), time_zone: 'UTC' };
+  } else if (draft.when === 'again') {
+    request.schedule = { cron: toCron(draft.recurrence), time_zone: draft.timeZone };
+  }
+  return request;
+}
+
+/** A draft that repeats a submitted specification. */
+export function fromRequest(spec: TaskRequest): IDraft {
+  const draft = newDraft(spec.labels?.[PATH_LABEL] ?? spec.entry ?? '');
+  const resources = spec.roles?.[0]?.resources;
+  const cards = resources?.cards;
+  const share = cards !== null && cards !== undefined && cards.mode !== 'whole';
+  return {
+    ...draft,
+    name: spec.name,
+    include: (spec.inputs?.files?.length ?? 0) > 1 ? 'folder' : 'notebook',
+    environment: spec.environment ?? draft.environment,
+    kernel: spec.kernel ?? null,
+    parameters: (spec.parameters ?? {}) as Record<string, Json>,
+    clusters: spec.clusters ?? null,
+    tenant: spec.tenant ?? null,
+    queue: spec.queue ?? null,
+    policy: spec.policy ?? null,
+    cpuMillicores: resources?.cpu_millicores ?? draft.cpuMillicores,
+    memoryMib: resources?.memory_mib ?? draft.memoryMib,
+    compute: !cards ? 'cpu' : share ? 'share' : 'whole',
+    cardModel: cards?.model ?? null,
+    shareCentiCards: share ? cards.centi_cards : draft.shareCentiCards,
+    shareMemoryMib: share ? (cards.memory_mib ?? null) : null,
+    wholeCards: cards && !share ? Math.max(1, cards.centi_cards / 100) : 1,
+    maxRunSeconds: spec.lifecycle?.max_run_seconds ?? null,
+    retries: spec.lifecycle?.retries ?? 0,
+    outputFolder: spec.output_folder ?? null,
+    ...(spec.schedule?.cron
+      ? {
+          when: 'again' as const,
+          recurrence: fromCron(spec.schedule.cron),
+          timeZone: spec.schedule.time_zone
+        }
+      : {})
+  };
+}
+
+/** What the draft asks for, by dimension. */
+export function askedFor(draft: IDraft): Record<string, number> {
+  const asked: Record<string, number> = { cpu: draft.cpuMillicores, memory: draft.memoryMib };
+  if (draft.compute !== 'cpu' && draft.cardModel) {
+    asked[`cards/${draft.cardModel}`] =
+      draft.compute === 'share' ? draft.shareCentiCards : draft.wholeCards * 100;
+  }
+  return asked;
+}
+
+/** Cards of all clusters by class: what is free in sum, and the largest share that one card can still give. */
+export function cardClasses(clusters: readonly { cards: CardCapacity[] }[]): CardCapacity[] {
+  const classes = new Map<string, CardCapacity>();
+  for (const card of clusters.flatMap(cluster => cluster.cards)) {
+    const known = classes.get(card.card_class);
+    classes.set(
+      card.card_class,
+      known
+        ? {
+            ...known,
+            total_centi_cards: known.total_centi_cards + card.total_centi_cards,
+            free_centi_cards: known.free_centi_cards + card.free_centi_cards,
+            whole_cards_free: known.whole_cards_free + card.whole_cards_free,
+            largest_share_centi_cards: Math.max(
+              known.largest_share_centi_cards,
+              card.largest_share_centi_cards
+            ),
+            modes: [...new Set([...known.modes, ...card.modes])]
+          }
+        : card
+    );
+  }
+  return [...classes.values()];
+}

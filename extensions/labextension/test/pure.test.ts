@@ -1,0 +1,90 @@
+import { expect, test } from 'vitest';
+import { accrued } from '../src/accrual';
+import { fromCron, looksLikeCron, toCron } from '../src/cron';
+import { LogBuffer } from '../src/logbuffer';
+import { joinLines } from '../src/multiline';
+import { coerce, readAssignments } from '../src/parameters';
+import { compact, toYaml } from '../src/yaml';
+import { backoff, EventParser } from '../src/stream';
+
+test('a cost ticks exactly and never runs backwards', () => {
+  const accrual = { micro: 5, nano_per_hour: 3_600_000_000, as_of: '2026-01-01T00:00:00Z' };
+  const start = Date.parse(accrual.as_of);
+  expect(accrued(accrual, start + 1000)).toBe(1005n);
+  expect(accrued(accrual, start - 1000)).toBe(5n);
+});
+
+test('an event cut in two pieces arrives once, with its id', () => {
+  const parser = new EventParser();
+  expect(parser.push('id: 7\nevent: task\nda')).toEqual([]);
+  expect(parser.push('ta: {}\n\n')).toEqual([{ event: 'task', data: '{}', id: '7' }]);
+});
+
+test('waiting between attempts doubles up to a quarter of a minute', () => {
+  expect([0, 1, 9].map(attempt => backoff(attempt, () => 0.5))).toEqual([1000, 2000, 15_000]);
+});
+
+test('a log takes a repeated piece once, says when bytes are missing and stays bounded', () => {
+  const log = new LogBuffer(2);
+  log.append('a\nb', 0, 3);
+  log.append('a\nb\nc', 0, 5);
+  expect(log.lines).toEqual(['b', 'c']);
+  expect(log.append('x', 99, 100)).toBe(false);
+  // One wrong byte became a character of three.
+  log.append('\n\ufffd', 5, 7);
+  log.append('d', 7, 8);
+  expect(log.lines).toEqual(['c', '\ufffdd']);
+});
+
+test('a parameter keeps its type or is refused', () => {
+  expect(coerce('integer', '1.5')).toEqual({ ok: false, problem: 'integer' });
+  expect(coerce('number', '1e-3')).toEqual({ ok: true, value: 0.001 });
+  expect(coerce('text', '3')).toEqual({ ok: true, value: '3' });
+});
+
+test('a specification is shown as YAML that reads back as it was', () => {
+  const spec = {
+    name: 'my run',
+    on: 'yes',
+    n: 1,
+    empty: null,
+    roles: [{ name: 'main', cards: {} }],
+    list: ['a: b']
+  };
+  expect(toYaml(compact(spec))).toBe(
+    'name: my run\n"on": "yes"\n"n": 1\nroles:\n  - name: main\nlist:\n  - "a: b"\n'
+  );
+});
+
+test('texts in lines become whole, lists in JSON stay lists', () => {
+  const output = {
+    output_type: 'display_data',
+    metadata: {},
+    data: { 'text/html': ['<p>', '</p>'], 'application/json': ['a', 'b'] }
+  };
+  const stream = { output_type: 'stream', name: 'stdout', text: ['a\n', 'b\n'] };
+  const cell = { cell_type: 'code', source: ['x\n', 'y'], metadata: {}, outputs: [stream, output] };
+  const joined = joinLines({ cells: [cell], metadata: {}, nbformat: 4, nbformat_minor: 5 }).cells[0];
+  expect(joined?.source).toBe('x\ny');
+  expect(joined?.outputs).toEqual([
+    { ...stream, text: 'a\nb\n' },
+    { ...output, data: { 'text/html': '<p></p>', 'application/json': ['a', 'b'] } }
+  ]);
+});
+
+test('a rhythm and its cron expression say the same', () => {
+  for (const cron of ['5 * * * *', '30 7 * * *', '0 18 * * 1-5', '15 9 * * 3']) {
+    expect(toCron(fromCron(cron))).toBe(cron);
+  }
+  expect(fromCron('*/5 0 1 * *').rhythm).toBe('custom');
+  expect(fromCron('0 9 * * 7').weekday).toBe(0);
+  expect(['0 7 * * 1-5', '0 7 * *', 'every day'].map(looksLikeCron)).toEqual([true, false, false]);
+});
+
+test('parameters of a script are lines of name=value with the types of JSON', () => {
+  expect(readAssignments('epochs=20\n\n name = a=b\nflag=true')).toEqual({
+    values: { epochs: 20, name: 'a=b', flag: true },
+    wrong: null
+  });
+  expect(readAssignments('epochs 20').wrong).toBe('epochs 20');
+});

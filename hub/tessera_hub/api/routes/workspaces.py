@@ -1,0 +1,58 @@
+"""Ask for a workspace."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from tessera_hub.api.auth import Caller, Ctx, Submitter
+from tessera_hub.api.context import Context
+from tessera_hub.api.errors import Problem
+from tessera_hub.api.intake import accept
+from tessera_hub.i18n import gettext as _
+from tessera_hub.schemas.tasks import Task, TaskKind
+from tessera_hub.schemas.workspaces import WorkspaceRequest
+from tessera_hub.tasks.views import TaskRecord, task_view
+from tessera_hub.workspaces import live_workspace, workspace_key
+
+router = APIRouter(tags=["workspaces"])
+
+
+async def reserve(context: Context, caller: Caller, wanted: WorkspaceRequest) -> TaskRecord:
+    """Store the workspace's task; the service starts the server when it is granted.
+
+    Raises:
+        Problem: 409 ``workspace.exists`` with the task's id, 422 ``workspace.kind``, or whatever refuses a task.
+    """
+    if caller.kind != "user":
+        raise Problem(403, "workspace.person", _("Only a person can have a workspace."))
+    if wanted.spec.kind is not TaskKind.WORKSPACE:
+        raise Problem(422, "workspace.kind", _("The specification of a workspace has kind 'workspace'."))
+    if len(wanted.spec.roles) != 1 or wanted.spec.roles[0].replicas != 1:
+        raise Problem(422, "workspace.single", _("A workspace runs on one node."))
+    async with context.store.read() as session:
+        live = await live_workspace(session, caller.principal_id, wanted.server_name)
+        key = await workspace_key(session, caller.principal_id, wanted.server_name)
+    if live is not None:
+        raise _exists(str(live.id))
+    try:
+        record, created = await accept(context, caller, wanted.spec, key, server_name=wanted.server_name)
+    except Problem as problem:
+        if problem.code == "idempotency.mismatch":  # another tab asked for something else in the same instant
+            raise _exists(str(problem.extra.get("detail", {}).get("task_id", ""))) from problem
+        raise
+    if not created and record.task.kind != TaskKind.WORKSPACE.value:
+        raise _exists(str(record.task.id))
+    return record
+
+
+def _exists(task_id: str) -> Problem:
+    title = _("This workspace already exists.")
+    return Problem(409, "workspace.exists", title, hint=_("Open it, or stop it first."), detail={"task_id": task_id})
+
+
+@router.post("/workspaces", status_code=201)
+async def create(wanted: WorkspaceRequest, caller: Submitter, context: Ctx, response: Response) -> Task:
+    """Reserve a workspace. Its server starts by itself when the reservation is granted."""
+    record = await reserve(context, caller, wanted)
+    response.headers["Location"] = f"{context.api_prefix}/tasks/{record.task.id}"
+    return task_view(record)

@@ -1,0 +1,134 @@
+"""What is connected: clusters with their cards, free room and prices, and the environments they offer.
+
+Free is the cluster's own report minus what the hub has promised since: runs placed there that the report cannot know yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tessera_billing.prices import PriceList, price_list
+from tessera_hub.schemas.capacity import CardCapacity, ClusterCapacity, Environment
+from tessera_hub.schemas.protocol import Inventory
+from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD
+from tessera_hub.schemas.tasks import Phase
+from tessera_hub.store.tables import Cluster, RunRow
+
+SHARED = ("cpu", "memory")
+"""Dimensions that pools of one node group have in common."""
+PROMISED = (Phase.RESERVED.value, Phase.DISPATCHED.value)
+
+
+async def open_clusters(session: AsyncSession, tenants: set[str] | None) -> list[Cluster]:
+    """Return the clusters that any of *tenants* may use (None: all), by name."""
+    rows = (await session.scalars(select(Cluster).order_by(Cluster.name), execution_options={"populate_existing": True})).all()
+    return [c for c in rows if tenants is None or c.tenants is None or tenants & set(c.tenants)]
+
+
+async def promised(session: AsyncSession) -> dict[int, dict[str, int]]:
+    """Return cluster id → what runs hold there that have not begun."""
+    rows = await session.execute(select(RunRow.cluster_id, RunRow.charge).where(RunRow.phase.in_(PROMISED)))
+    total: dict[int, dict[str, int]] = {}
+    for cluster_id, charge in rows.all():
+        if cluster_id is None:
+            continue
+        held = total.setdefault(cluster_id, {})
+        for dimension, amount in (charge or {}).items():
+            held[dimension] = held.get(dimension, 0) + int(amount)
+    return total
+
+
+async def prices(session: AsyncSession) -> PriceList:
+    """Return the price book in force."""
+    return await session.run_sync(lambda s: price_list(s.connection()))
+
+
+def _price(book: PriceList, cluster: str, dimension: str, units: int) -> int | None:
+    version = book.at(int(time.time()), tenant="", cluster=cluster, dimension=dimension, mode="on-demand")
+    return None if version is None else version.nano_per_unit_hour * units // version.unit_size
+
+
+async def capacities(session: AsyncSession, tenants: set[str] | None) -> list[ClusterCapacity]:
+    """Return the clusters open to *tenants* as a submitter sees them."""
+    held = await promised(session)
+    book = await prices(session)
+    waiting = int(await session.scalar(select(func.count()).where(RunRow.phase == Phase.QUEUED.value)) or 0)
+    found = []
+    for cluster in await open_clusters(session, tenants):
+        inventory = Inventory.model_validate(cluster.inventory) if cluster.inventory else Inventory(pools=[])
+        found.append(_capacity(cluster, inventory, held.get(cluster.id, {}), book, waiting))
+    return found
+
+
+def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], book: PriceList, waiting: int) -> ClusterCapacity:
+    total: dict[str, int] = {}
+    free: dict[str, int] = {}
+    cards = []
+    groups: set[str] = set()
+    for pool in inventory.pools:
+        # Nodes that several pools show, once for each class of card, count once.
+        shown = SHARED if pool.node_group in groups else ()
+        if pool.node_group is not None:
+            groups.add(pool.node_group)
+        for sums, amounts in ((total, pool.total), (free, pool.free)):
+            for dimension, amount in amounts.items():
+                if dimension not in shown:
+                    sums[dimension] = sums.get(dimension, 0) + amount
+        if pool.card_class:
+            dimension = f"cards/{pool.card_class}"
+            each = [card for shape in pool.shapes for _n in range(shape.count) for card in shape.cards]
+            cards.append(
+                CardCapacity(
+                    card_class=pool.card_class,
+                    vendor=pool.vendor or "",
+                    memory_mib=pool.card_memory_mib or 0,
+                    total_centi_cards=pool.total.get(dimension, 0),
+                    free_centi_cards=max(0, pool.free.get(dimension, 0) - held.get(dimension, 0)),
+                    whole_cards_free=sum(1 for share, _memory in each if share >= CENTI_CARDS_PER_CARD),
+                    largest_share_centi_cards=max((share for share, _memory in each), default=0),
+                    modes=pool.card_modes,
+                    nano_per_card_hour=_price(book, cluster.name, dimension, CENTI_CARDS_PER_CARD),
+                    nano_per_mib_hour=_price(book, cluster.name, f"card_memory/{pool.card_class}", 1),
+                )
+            )
+    state = "draining" if cluster.draining and cluster.state == "ok" else cluster.state
+    return ClusterCapacity.model_validate(
+        {
+            "name": cluster.name,
+            "kind": cluster.driver,
+            "state": state,
+            "workspaces": cluster.workspaces,
+            "last_contact": cluster.last_contact_at,
+            "cards": cards,
+            "free": {d: max(0, a - held.get(d, 0)) for d, a in free.items()},
+            "total": total,
+            "waiting_tasks": waiting,
+        }
+    )
+
+
+async def environments(session: AsyncSession, tenants: set[str] | None) -> list[Environment]:
+    """Return the environments of the clusters open to *tenants* (None: all), merged by name."""
+    merged: dict[str, Environment] = {}
+    for cluster in await open_clusters(session, tenants):
+        if not cluster.inventory:
+            continue
+        for name, how in Inventory.model_validate(cluster.inventory).environments.items():
+            known = merged.get(name)
+            if known is None:
+                merged[name] = Environment(
+                    name=name,
+                    title=str(how.get("title") or name),
+                    description=str(how.get("description") or ""),
+                    digest=str(how.get("digest") or ""),
+                    clusters=[cluster.name],
+                    kernels=[str(k) for k in how.get("kernels") or ()],
+                )
+            else:
+                known.clusters.append(cluster.name)
+                known.kernels = sorted({*known.kernels, *(str(k) for k in how.get("kernels") or ())})
+    return sorted(merged.values(), key=lambda e: (e.name != "default", e.name))

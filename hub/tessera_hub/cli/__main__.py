@@ -1,0 +1,5 @@
+"""``python -m tessera_hub.cli``."""
+
+from .root import main
+
+main()

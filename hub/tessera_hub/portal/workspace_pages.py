@@ -1,0 +1,255 @@
+"""Pages of workspaces: the form, the wait, the way in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from tessera_hub.api.auth import Caller, Ctx, Reader, Submitter
+from tessera_hub.api.context import Context
+from tessera_hub.api.errors import Problem, not_found
+from tessera_hub.api.intake import examine
+from tessera_hub.api.routes import me, queues, tasks
+from tessera_hub.api.routes.workspaces import reserve
+from tessera_hub.i18n import gettext as _
+from tessera_hub.portal import presentation as p
+from tessera_hub.portal.pages import PageRoute, render
+from tessera_hub.schemas.resources import CardMode
+from tessera_hub.schemas.tasks import Phase, TaskDetail, TaskKind
+from tessera_hub.schemas.workspaces import WorkspaceRequest
+from tessera_hub.tasks.submission import requested
+from tessera_spawner.options import LINK_PREFIX, OptionErrors, WorkspaceOptions, link_of
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+DEFAULTS = {
+    "environment": "",
+    "compute": "cpu",
+    "card_class": "",
+    "share": "25",
+    "card_memory": "",
+    "cards": "1",
+    "cpu": "1",
+    "memory": "2",
+    "hours": "8",
+    "server": "",
+    "tenant": "",
+    "queue": "",
+    "replaces": "",
+}
+"""Fields of the form. ``replaces`` is the waiting workspace that a changed choice takes the place of."""
+
+
+async def form_fields(request: Request) -> dict[str, str]:
+    """Return the fields of a posted form (application/x-www-form-urlencoded), at most 64 KiB."""
+    body = await request.body()
+    if len(body) > 64 << 10:
+        raise Problem(413, "form.too_large", _("The form is too large."))
+    return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+
+
+async def _form(
+    request: Request,
+    caller: Caller,
+    context: Context,
+    values: Mapping[str, str],
+    *,
+    problem: Problem | None = None,
+    checked: bool = True,
+) -> Response:
+    shown = DEFAULTS | {k.removeprefix(LINK_PREFIX): v for k, v in values.items() if k.removeprefix(LINK_PREFIX) in DEFAULTS}
+    capacity = [c for c in await me.list_capacity(caller, context) if c.workspaces]
+    cards = [card for c in capacity for card in c.cards]
+    own = [q for q in await queues.list_queues(caller, context) if q.tenant in caller.tenants and q.state == "open"]
+    shared = any(CardMode.VCUDA.value in card.modes for card in cards)
+    none = _("This machine has no cards.")
+    kinds = [
+        ("cpu", _("CPU only"), ""),
+        ("share", _("Shared card"), "" if shared else none),
+        ("whole", _("Whole cards"), "" if cards else none),
+        ("multi", _("Multi-node"), _("Several nodes for one workspace need a cluster; here is one machine.")),
+    ]
+    if cards and shown["compute"] != "cpu" and not shown["card_class"]:
+        shown["card_class"] = cards[0].card_class
+    summary = await _summary(caller, context, shown)
+    extra = problem.extra if problem else {}
+    status = problem.status if problem else 422 if checked and summary["errors"] else 200
+    return render(
+        request,
+        "workspace_new.html",
+        caller,
+        status=status,
+        here="workspaces",
+        v=shown,
+        kinds=kinds,
+        reasons=sorted({why for _key, _label, why in kinds if why}),
+        cards=cards,
+        currency=context.settings.currency,
+        environments=await me.list_environments(caller, context),
+        tenants=sorted(caller.tenants),
+        queues=own,
+        most_cores=max((c.total.get("cpu", 0) for c in capacity), default=0) // 1000 or 4,
+        most_memory=max((c.total.get("memory", 0) for c in capacity), default=0) // 1024 or 16,
+        problem=problem,
+        existing=str(extra.get("detail", {}).get("task_id", "")) if problem and problem.code == "workspace.exists" else "",
+        **summary,
+    )
+
+
+class _NoErrors(dict[str, str]):
+    """Field → message; a field without an error gives nothing."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
+
+
+async def _summary(caller: Caller, context: Context, values: Mapping[str, str]) -> dict[str, Any]:
+    """Return price, quota and verdict of what is chosen, or what is wrong with it."""
+    empty = {"estimate": None, "summary_problem": None, "chosen": "", "errors": _NoErrors()}
+    try:
+        options = WorkspaceOptions.parse(values)
+        spec = options.specification()
+        estimate = await examine(context, caller, spec, 3600)
+        return empty | {"estimate": estimate, "chosen": p.resources(requested(spec))}
+    except OptionErrors as error:
+        problem = Problem(422, "form.invalid", _("Please check the fields."), hint=" ".join(dict.fromkeys(error.errors.values())))
+        return empty | {"summary_problem": problem, "errors": _NoErrors(error.errors)}
+    except Problem as problem:
+        return empty | {"summary_problem": problem}
+
+
+@router.get("/workspaces/new")
+async def new(request: Request, caller: Submitter, context: Ctx) -> Response:
+    """Show the form, preset by a deep link's ``opt-…``."""
+    return await _form(request, caller, context, dict(request.query_params), checked=False)
+
+
+@router.post("/workspaces/new/summary")
+async def summary(request: Request, caller: Reader, context: Ctx) -> Response:
+    """Return the summary of what is chosen now, for the page's side."""
+    return render(request, "summary.html", caller, **await _summary(caller, context, DEFAULTS | await form_fields(request)))
+
+
+@router.post("/workspaces/new")
+async def create(request: Request, caller: Submitter, context: Ctx) -> Response:
+    """Reserve the workspace and show the wait, or the form again with what is wrong."""
+    values = await form_fields(request)
+    if request.query_params.get("preview"):
+        return await _form(request, caller, context, values)
+    try:
+        options = WorkspaceOptions.parse(values)
+        wanted = WorkspaceRequest(server_name=options.server_name, spec=options.specification())
+        await _make_way(caller, context, values.get("replaces", ""), wanted)
+        record = await reserve(context, caller, wanted)
+    except OptionErrors:
+        return await _form(request, caller, context, values)
+    except Problem as problem:
+        return await _form(request, caller, context, values, problem=problem)
+    return RedirectResponse(f"{context.settings.prefix}/workspaces/{record.task.id}?go=1", 303)
+
+
+async def _make_way(caller: Caller, context: Context, replaces: str, wanted: WorkspaceRequest) -> None:
+    """Cancel the waiting workspace that *wanted* replaces, if that can be had; one that has started stays."""
+    try:
+        task_id = UUID(replaces)
+    except ValueError:
+        return
+    task = await _workspace(caller, context, task_id)
+    if task.phase is not Phase.QUEUED or (task.name if task.name != "workspace" else "") != wanted.server_name:
+        return
+    if (await examine(context, caller, wanted.spec, None)).verdict != "never":
+        await tasks.cancel(task_id, caller, context)
+
+
+async def _workspace(caller: Caller, context: Context, task_id: UUID) -> TaskDetail:
+    task = await tasks.show(task_id, caller, context, Response(), None)
+    if task.kind is not TaskKind.WORKSPACE:
+        raise not_found("workspace")
+    return task
+
+
+def server_address(context: Context, task: TaskDetail) -> str:
+    """Return the address of the workspace's JupyterLab."""
+    base = context.settings.hub_prefix.removesuffix("hub/")
+    name = task.name if task.name != "workspace" else ""
+    return f"{base}user/{quote(task.owner)}/" + (f"{quote(name)}/" if name else "") + "lab"
+
+
+@router.get("/workspaces/{task_id}")
+async def show(request: Request, task_id: UUID, caller: Reader, context: Ctx, go: str = "") -> Response:
+    """Show the wait, the running workspace, or its end. With ``go`` it opens by itself when it runs."""
+    task = await _workspace(caller, context, task_id)
+    address = server_address(context, task)
+    if go and task.phase is Phase.RUNNING and "X-Tessera-Request" not in request.headers:
+        return RedirectResponse(address, 303)
+    again = link_of(task.spec, task.name if task.name != "workspace" else "")
+    if not task.phase.final:
+        again[f"{LINK_PREFIX}replaces"] = str(task.id)
+    return render(
+        request,
+        "workspace.html",
+        caller,
+        here="workspaces",
+        task=task,
+        opened=address if go and task.phase is Phase.RUNNING else "",
+        change=f"{context.settings.prefix}/workspaces/new?{urlencode(again)}",
+        sentence=sentence(task),
+        steps=steps(task),
+        events=await tasks.events(task_id, caller, context),
+    )
+
+
+def sentence(task: TaskDetail) -> str:
+    """Return the plain sentence about where the workspace stands."""
+    if task.cancel_requested and not task.phase.final:
+        return _("Your workspace is stopping.")
+    if task.phase is Phase.QUEUED:
+        if task.position and task.position.ahead_tasks:
+            return _("Your workspace waits in the queue; {count} are ahead.", count=task.position.ahead_tasks)
+        return _("Your workspace waits for its resources.")
+    if task.phase in (Phase.RESERVED, Phase.DISPATCHED, Phase.PENDING):
+        return _("The resources are yours; the workspace is about to start.")
+    if task.phase is Phase.STARTING:
+        return _("Your workspace is starting.")
+    if task.phase is Phase.RUNNING:
+        return _("Your workspace is running.")
+    if task.phase is Phase.FAILED:
+        return task.reasons[0].message if task.reasons else _("The workspace did not start.")
+    return task.reasons[0].message if task.reasons else _("The workspace has ended.")
+
+
+def steps(task: TaskDetail) -> list[tuple[str, str, str]]:
+    """Return the stepper: (``ok``, ``now``, ``bad`` or nothing, label, note)."""
+    labels = [_("Quota checked"), _("In the queue"), _("Resources reserved"), _("Starting"), _("Running")]
+    order = {Phase.QUEUED: 1, Phase.RESERVED: 2, Phase.DISPATCHED: 2, Phase.PENDING: 2, Phase.STARTING: 3, Phase.RUNNING: 5}
+    if task.phase.final:
+        reached = 5 if task.started_at else 3 if any(r.started_at for r in task.runs) else 2
+    else:
+        reached = order.get(task.phase, 4)
+    note = task.reasons[0].message if task.reasons and task.phase is Phase.QUEUED else ""
+    found = []
+    for index, label in enumerate(labels):
+        state = "ok" if index < reached else "now" if index == reached and not task.phase.final else ""
+        if task.phase is Phase.FAILED and index == reached:
+            state = "bad"
+        found.append((state, label, note if index == 1 and state == "now" else ""))
+    return found
+
+
+@router.get("/workspaces/{task_id}/open")
+async def open_lab(task_id: UUID, caller: Reader, context: Ctx) -> Response:
+    """Go to the workspace's JupyterLab."""
+    return RedirectResponse(server_address(context, await _workspace(caller, context, task_id)), 303)
+
+
+@router.post("/workspaces/{task_id}/stop")
+async def stop(task_id: UUID, caller: Submitter, context: Ctx) -> Response:
+    """Stop or cancel the workspace and show it."""
+    await _workspace(caller, context, task_id)
+    await tasks.cancel(task_id, caller, context)
+    return RedirectResponse(f"{context.settings.prefix}/workspaces/{task_id}", 303)

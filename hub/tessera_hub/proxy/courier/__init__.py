@@ -1,0 +1,10 @@
+"""The courier: what takes a run's bytes to and from the service where Proxy and run share no disk, as in a pod.
+
+It runs in the environment's own image, so it is one zip file of the standard library only (:mod:`.archive` writes it), in three
+parts that share a folder and nothing else:
+
+* ``prepare`` brings the inputs, claims the run, and ends before any user code starts;
+* ``launch`` owns the runner: copies its output, stops and suspends it as ordered;
+* ``deliver`` sends log, notebook, files and checkpoint with the run's own token, which user code never sees, and leaves the
+  record of the end where the engine keeps it.
+"""

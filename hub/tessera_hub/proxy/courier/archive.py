@@ -1,0 +1,20 @@
+"""The courier as one file."""
+
+from __future__ import annotations
+
+import importlib.resources
+from typing import Final
+
+from tessera_lab.runner.archive import zipped
+
+PACKAGE: Final = "tessera_hub.proxy.courier"
+_MAIN: Final = "import sys\n\nfrom tessera_hub.proxy.courier.program import main\n\nsys.exit(main(sys.argv[1:]))\n"
+
+
+def build_archive() -> bytes:
+    """Return the courier as a zip file that a Python runs; the same sources give the same bytes."""
+    sources = {"__main__.py": _MAIN, "tessera_hub/__init__.py": "", "tessera_hub/proxy/__init__.py": ""}
+    for resource in importlib.resources.files(PACKAGE).iterdir():
+        if resource.name.endswith(".py") and resource.name != "archive.py":
+            sources[f"{PACKAGE.replace('.', '/')}/{resource.name}"] = resource.read_text(encoding="utf-8")
+    return zipped(sources)

@@ -1,0 +1,393 @@
+"""The Kubernetes driver: each run is a pod or several of a Job, or of a Volcano Job where Volcano is.
+
+All it knows lies in the cluster: a Secret per run is the record, jobs and pods are watched. What is to be done about a run is
+done by one task, which looks whenever something changes; :meth:`KubernetesDriver.list_runs` only shows what it found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final, TypeVar
+from uuid import UUID
+
+import structlog
+
+from tessera_hub.proxy.courier.archive import build_archive
+from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, InputSource, NativeRun, Results, Stream
+from tessera_hub.proxy.drivers.kubernetes import objects
+from tessera_hub.proxy.drivers.kubernetes.cards import node_selection, resources_of
+from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, has_shares
+from tessera_hub.proxy.drivers.kubernetes.options import ORDER, RUN, SITE, KubernetesOptions
+from tessera_hub.proxy.drivers.kubernetes.picture import Picture
+from tessera_hub.proxy.drivers.kubernetes.ranks import living
+from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, End, Order, Record, parsed
+from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace, own_subject
+from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender, in_thread
+from tessera_hub.proxy.drivers.launching import SCRIPT_KINDS
+from tessera_hub.proxy.drivers.outcome import reason_of
+from tessera_hub.schemas.protocol import Inventory, Lease
+from tessera_hub.schemas.tasks import Phase, TaskKind
+from volcano_client.collection import Collection
+from volcano_client.errors import ClusterApiError
+from volcano_client.features import Features, detect
+from volcano_client.transport import Transport
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+"""Longest pause between two looks at the runs."""
+LOOKS_AT_ONCE: Final = 8
+SYNC_SECONDS: Final = 60.0
+T = TypeVar("T")
+
+
+class KubernetesDriver(Driver):
+    """A Kubernetes cluster.
+
+    Args:
+        options: how it is set up.
+        transport: the way to the API server.
+    """
+
+    name: ClassVar[str] = "kubernetes"
+
+    def __init__(self, options: KubernetesOptions, transport: Transport) -> None:
+        self.options = options
+        self.transport = transport
+        self.me: Mapping[str, str] | None = None
+        self.features = Features()
+        self._entries: dict[UUID, Entry] = {}
+        self._namespaces: dict[int, str] = {}
+        self._code = b"", b""
+        self._code_name = ""
+        self._changed = asyncio.Event()
+        self._tending: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.picture = Picture(transport, options, self._woken)
+        self.tender = Tender(transport, self.picture, options.gang_seconds)
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the cluster can do now."""
+        found = {"suspend", "preempt", "logs"}
+        pools = self.picture.pools()
+        if any(pool.card_class for pool in pools):
+            found.add("cards")
+        if has_shares(pools):
+            found.add("fraction")
+        if self.uses_volcano or self.options.plain_gangs:
+            found.add("gang")
+        return frozenset(found)
+
+    @property
+    def uses_volcano(self) -> bool:
+        """Whether runs are Volcano's jobs."""
+        return self.options.volcano and self.features.jobs and self.features.floor
+
+    async def start(self, source_of: Callable[[Lease], InputSource]) -> None:
+        """Look at the whole cluster, take in all runs, and make the jobs of interrupted submits.
+
+        Raises:
+            DriverError: ``cluster.unreachable``: refused, or no answer within a minute.
+        """
+        from tessera_lab.runner import build_zipapp
+
+        self._loop = asyncio.get_running_loop()
+        self._code = await asyncio.to_thread(_runner_bytes, build_zipapp), build_archive()
+        self._code_name = f"tessera-code-{hashlib.sha256(b''.join(self._code)).hexdigest()[:16]}"
+        self.features = await self._patiently(lambda: detect(self.transport))
+        self.me = await self._patiently(lambda: own_subject(self.transport))
+        await self.picture.start(volcano=self.features.jobs, seconds=SYNC_SECONDS)
+        for record in await self._patiently(self._records):
+            await self._adopt(record)
+        self._tending = asyncio.create_task(self._tend_for_ever())
+
+    async def _patiently(self, call: Callable[[], T]) -> T:
+        deadline = asyncio.get_running_loop().time() + SYNC_SECONDS
+        while True:
+            try:
+                return await asyncio.to_thread(call)
+            except ClusterApiError as error:
+                if not error.unreachable or asyncio.get_running_loop().time() > deadline:
+                    raise DriverError("cluster.unreachable", f"the API server does not serve us: {error}") from error
+            await asyncio.sleep(0.5)
+
+    def _records(self) -> list[Record]:
+        found: list[Record] = []
+        for namespace in Collection(self.transport, objects.NAMESPACES).list(labels=f"{SITE}={self.options.prefix}"):
+            name = namespace["metadata"]["name"]
+            for secret in Collection(self.transport, objects.SECRETS).list(name, labels=f"{SITE}={self.options.prefix},{RUN}"):
+                try:
+                    found.append(parsed(secret))
+                except ValueError as error:
+                    log.warning("record_unreadable", secret=f"{name}/{secret['metadata']['name']}", error=str(error))
+        return found
+
+    async def _adopt(self, record: Record) -> None:
+        entry = self._enter(record)
+        log.info("run_adopted", run=str(record.lease.run_id), phase=entry.shown.phase.value)
+        if record.end is None and record.job_uid is None and record.order is None and record.lease.managed_by == "proxy":
+            try:
+                await self._make_job(entry)
+            except DriverError as error:
+                await self.tender.conclude(entry, _never_started(record, error))
+
+    def _enter(self, record: Record) -> Entry:
+        shown = record.end.run if record.end is not None else living(record, self.tender.seen(record))
+        entry = self._entries[record.lease.run_id] = Entry(record, shown)
+        return entry
+
+    async def close(self) -> None:
+        """Stop looking; runs go on."""
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+        self.picture.stop()
+        self.transport.close()
+        await self.picture.join(5.0)
+
+    def _woken(self) -> None:
+        """A watch saw a change; called from its thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is to be woken
+                self._loop.call_soon_threadsafe(self._changed.set)
+
+    # --- inventory ------------------------------------------------------------------------------------------------
+
+    async def inventory(self) -> Inventory:
+        """All nodes that take runs, less what pods hold, ours and others'."""
+        environments = {name: {"kind": "image", "image": image} for name, image in self.options.environments.items()}
+        return Inventory(pools=self.picture.pools(), environments=environments)
+
+    # --- starting -------------------------------------------------------------------------------------------------
+
+    async def submit(self, lease: Lease, source: InputSource) -> None:
+        """Write the record, then make the job; a crash in between is made good at the next start."""
+        known = self._entries.get(lease.run_id)
+        if known is not None:
+            if known.record.lease.lease_token == lease.lease_token:
+                return
+            if known.record.end is None:
+                raise DriverError("cluster.back_pressure", "an older lease of this run is still being ended", give_back=True)
+            await self.forget(lease.run_id)
+        if lease.managed_by == "proxy":
+            self._check(lease)
+        try:
+            namespace = await self._namespace(lease)
+            secret, _made = await in_thread(
+                lambda: Collection(self.transport, objects.SECRETS).create_or_get(
+                    objects.lease_secret(lease, self.options, namespace)
+                )
+            )
+            record = parsed(secret)
+        except (ClusterApiError, ValueError) as error:
+            raise _of_api_error(error) from error
+        if record.lease.lease_token != lease.lease_token:
+            raise DriverError("cluster.back_pressure", "an older lease of this run is still here", give_back=True)
+        entry = self._enter(record)
+        if lease.managed_by == "proxy" and record.end is None:
+            try:
+                await self._make_job(entry)
+            except DriverError:
+                self._entries.pop(lease.run_id, None)
+                await self.tender.remove(record)
+                raise
+
+    def _check(self, lease: Lease) -> None:
+        """See whether this driver can ever run the lease.
+
+        Raises:
+            DriverError: it cannot.
+        """
+        spec = lease.spec
+        if spec.kind is not TaskKind.NOTEBOOK and spec.kind not in SCRIPT_KINDS:
+            raise DriverError("never.no_cluster", f"the Kubernetes driver does not run kind {spec.kind.value}")
+        if len(spec.roles) != 1:
+            raise DriverError("never.gang_too_large", "a run here has one role; its replicas are the pods")
+        if spec.kind is TaskKind.NOTEBOOK and spec.roles[0].replicas != 1:
+            raise DriverError("never.gang_too_large", "a notebook runs in one pod")
+        if spec.inputs.kind == "live":
+            raise DriverError("inputs.live_refused", "pods share no storage with workspaces")
+        if not spec.entry:
+            raise DriverError("script.missing", "the task names no notebook or script")
+        if spec.environment not in self.options.environments:
+            detail = {"environment": spec.environment, "known": sorted(self.options.environments)}
+            raise DriverError("environment.unknown", f"no environment {spec.environment}", detail)
+        self._template(lease)
+
+    def _template(self, lease: Lease) -> dict[str, Any]:
+        request = lease.spec.roles[0].resources.cards
+        cards: dict[str, str] = {}
+        affinity = None
+        if request is not None:
+            nodes = self.picture.nodes()
+            cards = resources_of(request, lease.card_class, [device for node in nodes for device in devices_of_node(node)])
+            affinity = node_selection(lease.card_class or request.model, nodes)
+        image = self.options.environments.get(lease.spec.environment)
+        if image is None:
+            raise DriverError("environment.unknown", f"no environment {lease.spec.environment}")
+        scheduler = "volcano" if self.uses_volcano else None
+        return objects.pod_template(lease, self.options, image, self._code_name, cards, affinity, scheduler=scheduler)
+
+    async def _namespace(self, lease: Lease) -> str:
+        known = self._namespaces.get(lease.tenant_id)
+        if known is not None:
+            return known
+
+        def make() -> str:
+            name = make_namespace(self.transport, lease.tenant_id, lease.tenant, self.options, self.me)
+            document = objects.code_map(name, self._code_name, *self._code, self.options)
+            Collection(self.transport, objects.CONFIG_MAPS).create_or_get(document)
+            return name
+
+        name = self._namespaces[lease.tenant_id] = await in_thread(make)
+        return name
+
+    async def _make_job(self, entry: Entry) -> None:
+        """Make the job of a run that has none; a repeat finds it."""
+        record = entry.record
+        template = self._template(record.lease)
+        secret = {"metadata": {"name": record.name, "namespace": record.namespace, "uid": record.uid}}
+        build = objects.volcano_job if self.uses_volcano else objects.plain_job
+        kind = objects.VOLCANO_JOBS if self.uses_volcano else objects.PLAIN_JOBS
+        document = build(record.lease, self.options, secret, template)
+        try:
+            await self._namespace(record.lease)
+            if record.size > 1 and not self.uses_volcano:  # Volcano makes its own
+                names = objects.peers_service(record.lease, self.options, secret)
+                await in_thread(lambda: Collection(self.transport, objects.SERVICES).create_or_get(names))
+            made, _new = await in_thread(lambda: Collection(self.transport, kind).create_or_get(document))
+            self.picture.put_job(kind, made)
+            await self.tender.note(entry, {JOB: made["metadata"]["uid"]}, job_uid=made["metadata"]["uid"])
+        except (ClusterApiError, ValueError) as error:
+            raise _of_api_error(error) from error
+        self._changed.set()
+
+    # --- orders ---------------------------------------------------------------------------------------------------
+
+    async def cancel(self, run_id: UUID, why: CancelReason, grace_seconds: int) -> None:
+        """Write the order down; the looking task sees to it, also after a crash."""
+        entry = self._entries.get(run_id)
+        if entry is None or entry.record.end is not None or entry.record.lease.managed_by == "spawner":
+            return
+        known = entry.record.order
+        if known is not None and known.grace_seconds <= grace_seconds:
+            return
+        order = Order(why, grace_seconds, datetime.now(UTC))
+        await self._noted(entry, {ORDER: json.dumps(order.document())}, order=order)
+
+    async def suspend(self, run_id: UUID) -> None:
+        """Stop the run's processes; the pod keeps memory and cards."""
+        entry = self._entries.get(run_id)
+        if entry is not None and entry.shown.phase is Phase.RUNNING:
+            await self._suspends(entry, "suspended")
+
+    async def resume(self, run_id: UUID) -> None:
+        """Let them go on."""
+        entry = self._entries.get(run_id)
+        if entry is not None and entry.shown.phase is Phase.SUSPENDED:
+            await self._suspends(entry, "resumed")
+
+    async def _suspends(self, entry: Entry, state: str) -> None:
+        if entry.record.order is not None or entry.record.is_suspended is (state == "suspended"):
+            return
+        suspends = (*entry.record.suspends, (state, datetime.now(UTC).replace(microsecond=0)))
+        text = json.dumps([[what, at.isoformat()] for what, at in suspends])
+        await self._noted(entry, {SUSPENDS: text}, suspends=suspends)
+
+    async def _noted(self, entry: Entry, annotations: Mapping[str, str], **changed: Any) -> None:
+        try:
+            await self.tender.note(entry, annotations, **changed)
+        except ClusterApiError as error:  # the service repeats an order that was not obeyed
+            log.warning("order_not_noted", run=str(entry.record.lease.run_id), error=str(error))
+            return
+        self._changed.set()
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    async def _tend_for_ever(self) -> None:
+        while True:
+            self._changed.clear()
+            gate = asyncio.Semaphore(LOOKS_AT_ONCE)
+            waiting = [entry for entry in self._entries.values() if entry.record.end is None]
+            await asyncio.gather(*(self.tender.tend(entry, gate) for entry in waiting))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._changed.wait()
+
+    # --- what the agent asks for ----------------------------------------------------------------------------------
+
+    async def list_runs(self) -> list[NativeRun]:
+        """All runs, as they were at the last look."""
+        return [entry.shown for entry in self._entries.values()]
+
+    async def logs(self, run_id: UUID, stream: Stream, offset: int, limit: int) -> bytes:
+        """Nothing where the run's courier delivers; else what the engine kept of the output."""
+        entry = self._entries.get(run_id)
+        end = None if entry is None else entry.record.end
+        if entry is None or end is None or end.delivered or stream != "output" or not end.run.meter or end.run.native_id is None:
+            return b""
+        namespace, _slash, name = end.run.native_id.partition("/")
+        path = objects.PODS.path(namespace, f"{name}/log")
+        try:
+            found = await in_thread(lambda: self.transport.raw("GET", path, query={"container": "main"}))
+        except ClusterApiError:
+            return b""
+        return found[offset : offset + limit]
+
+    async def notebook(self, run_id: UUID, known: str | None) -> tuple[str, bytes] | None:
+        """The courier brings it."""
+        return None
+
+    async def results(self, run_id: UUID) -> Results:
+        """What the courier has to tell besides; it has brought the files."""
+        entry = self._entries.get(run_id)
+        end = None if entry is None else entry.record.end
+        if end is None:
+            return Results()
+        notes = tuple(reason_of(code, "", dict(detail)) for code, detail in end.notes.items())
+        return Results(notes=notes, checkpoint_delivered=end.checkpoint)
+
+    async def forget(self, run_id: UUID) -> None:
+        """Remove the record of an ended run, and with it all that it owns."""
+        entry = self._entries.get(run_id)
+        if entry is None or (entry.record.end is None and entry.record.lease.managed_by == "proxy"):
+            return
+        try:
+            await self.tender.remove(entry.record)
+        except ClusterApiError as error:  # the service repeats it
+            log.warning("run_not_forgotten", run=str(run_id), error=str(error))
+            return
+        self._entries.pop(run_id, None)
+
+    async def apply_queues(self, desired: Sequence[Mapping[str, Any]]) -> None:
+        """Queues are not mirrored yet."""
+
+
+def _runner_bytes(build: Callable[[str], Any]) -> bytes:
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        build(f"{folder}/runner.pyz")
+        return Path(folder, "runner.pyz").read_bytes()
+
+
+def _of_api_error(error: ClusterApiError | ValueError) -> DriverError:
+    if isinstance(error, ClusterApiError) and (error.unreachable or error.status == 409):
+        return DriverError("cluster.unreachable", f"the API server does not take it now: {error}", give_back=True)
+    return DriverError("cluster.start_failed", str(error)[:1000])
+
+
+def _never_started(record: Record, error: DriverError) -> End:
+    phase = Phase.QUEUED if error.give_back else Phase.FAILED
+    at = datetime.now(UTC).replace(microsecond=0)
+    uid = record.job_uid or record.uid
+    return End(NativeRun(record.lease.run_id, record.lease, phase, uid, at, reason=error.reason), delivered=False)

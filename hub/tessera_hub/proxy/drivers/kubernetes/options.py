@@ -1,0 +1,65 @@
+"""How the Kubernetes driver is set up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+SITE: Final = "tessera.io/site"
+RUN: Final = "tessera.io/run"
+TENANT: Final = "tessera.io/tenant-id"
+PERSON: Final = "tessera.io/principal-id"
+ORDER: Final = "tessera.io/order"
+COMPANY: Final = "tessera.io/company"
+"""The list of all parts of a run of several pods, at each of them."""
+END: Final = "tessera.io/end"
+RECORD: Final = "tessera.io/record"
+"""Finalizer of a run's pods: the engine's history stays until the Proxy has written down how the run ended."""
+DEFAULT_QUOTA: Final = {"pods": "1000", "count/jobs.batch": "2000", "services.loadbalancers": "0", "services.nodeports": "0"}
+
+
+def tenant_role(prefix: str) -> str:
+    """Return the name of the ClusterRole that says what the Proxy may do in a tenant's namespace."""
+    return f"{prefix}-proxy-tenant"
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesOptions:
+    """Options.
+
+    Attributes:
+        kubeconfig: None: the service account of the pod that the Proxy runs in.
+        environments: environment name → image.
+        service_url: address of the service as a run's pod reaches it.
+        prefix: of the tenants' namespaces, and the mark of what is ours: two Proxies of one cluster need two.
+        queue: of Volcano, for runs where Volcano is.
+        volcano: use Volcano where its definitions are.
+        python: program of the image that runs runner and courier.
+        user: Unix id of the processes in a pod.
+        cpu_limits: hold a run to its processors even when others are idle; else they are in proportion to what was asked.
+        tenant_quota: ResourceQuota of each tenant's namespace.
+        egress: addresses (CIDR) that runs may reach besides the service, names and the public internet.
+        pull_secret: name of an image pull secret in the tenants' namespaces.
+        output_bytes: of what a run prints.
+        plain_gangs: without Volcano, too, take runs of several pods: they wait for each other before any user code.
+        gang_seconds: after which such a run is given back when only some of its pods found a node.
+    """
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    environments: Mapping[str, str] = field(default_factory=dict)
+    service_url: str = ""
+    prefix: str = "tessera"
+    queue: str = "default"
+    volcano: bool = True
+    python: str = "python3"
+    user: int = 1000
+    cpu_limits: bool = False
+    tenant_quota: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_QUOTA))
+    egress: tuple[str, ...] = ()
+    pull_secret: str | None = None
+    output_bytes: int = 64 << 20
+    plain_gangs: bool = False
+    gang_seconds: int = 300

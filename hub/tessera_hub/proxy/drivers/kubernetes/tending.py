@@ -1,0 +1,283 @@
+"""Seeing to one run after another: orders are enforced, what the engine says is read, ends are written down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from tessera_hub.proxy.drivers.base import NativeRun
+from tessera_hub.proxy.drivers.foreign import read_foreign
+from tessera_hub.proxy.drivers.kubernetes import objects, ranks
+from tessera_hub.proxy.drivers.kubernetes.lostnodes import as_it_stands
+from tessera_hub.proxy.drivers.kubernetes.objects import KILL_SLACK_SECONDS
+from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, END, ORDER, RECORD
+from tessera_hub.proxy.drivers.kubernetes.picture import Picture
+from tessera_hub.proxy.drivers.kubernetes.record import GAVE_BACK, End, Order, Record, end_document
+from tessera_hub.proxy.drivers.kubernetes.standing import Seen, progress_of
+from tessera_hub.schemas.tasks import Progress, TaskKind
+from volcano_client.collection import Collection
+from volcano_client.errors import ClusterApiError
+from volcano_client.pending import Cause, causes_of_event, causes_of_pod_group
+from volcano_client.phases import PodGroupPhase
+from volcano_client.transport import Transport
+
+log = structlog.get_logger(__name__)
+
+EVENTS_SECONDS: Final = 2.0
+TOLD_SECONDS: Final = 0.8
+"""Pause between two readings of what a courier told."""
+LOST_SECONDS: Final = 5.0
+"""A job that is not in the watch's picture this long after it was made is gone."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One run in mind; all of it follows from the cluster."""
+
+    record: Record
+    shown: NativeRun
+    causes: tuple[Cause, ...] = ()
+    causes_at: float = 0.0
+    progress: Progress | None = None
+    suspended: bool | None = None
+    told_at: float = 0.0
+    missing_since: float | None = None
+    told_orders: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Uid of a pod → the order that it was shown."""
+    is_late: bool = False
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Run a blocking call of the API."""
+    return await asyncio.to_thread(call)
+
+
+def pods_of(seen: Seen) -> list[Mapping[str, Any]]:
+    """Return the pods of a run, one or several."""
+    return list(seen.ranks.values()) or ([] if seen.pod is None else [seen.pod])
+
+
+class Tender:
+    """Looks at runs and does what is to be done."""
+
+    def __init__(self, transport: Transport, picture: Picture, gang_seconds: int) -> None:
+        self.transport = transport
+        self.gang_seconds = gang_seconds
+        self.picture = picture
+
+    def seen(self, record: Record, entry: Entry | None = None) -> Seen:
+        """What Kubernetes shows of a run, and what was read of it."""
+        job = self.picture.job(record)
+        pod, several = self.picture.pod(record), self.picture.ranks(record)
+        found = Seen(
+            None if job is None else job[1],
+            None if pod is None else self._as_it_stands(pod),
+            ranks={rank: self._as_it_stands(each) for rank, each in several.items()},
+        )
+        if record.size > 1:
+            found = replace(found, pod=ranks.held_up_by(record, found))
+        if entry is None:
+            return found
+        return replace(found, causes=entry.causes, progress=entry.progress, suspended=entry.suspended)
+
+    def _as_it_stands(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+        if pod["metadata"].get("deletionTimestamp") is None or self.picture.is_behind:
+            return pod
+        node = self.picture.node(str((pod.get("spec") or {}).get("nodeName")))
+        return as_it_stands(pod, node, datetime.now(UTC))
+
+    async def tend(self, entry: Entry, gate: asyncio.Semaphore) -> None:
+        """Look at one run; trouble is logged, and the next look tries again."""
+        async with gate, entry.busy:
+            try:
+                await self._look(entry)
+            except ClusterApiError as error:
+                log.warning("look_failed", run=str(entry.record.lease.run_id), error=str(error))
+            except Exception:
+                log.exception("look_failed", run=str(entry.record.lease.run_id))
+
+    async def _look(self, entry: Entry) -> None:
+        if entry.record.lease.managed_by == "spawner" or entry.record.end is not None:
+            return
+        record, seen = entry.record, self.seen(entry.record, entry)
+        if record.order is not None:
+            await self._enforce(entry, record.order, seen)
+        if self._is_over(entry, seen):
+            await self._look_at_events(entry, seen)
+            await self.conclude(entry, ranks.ended(record, self.seen(record, entry), datetime.now(UTC).replace(microsecond=0)))
+            return
+        now = asyncio.get_running_loop().time()
+        for pod in pods_of(seen):
+            await self._hold(pod)
+        if record.size > 1 and record.order is None:
+            await self._lead(entry, seen)
+        if ranks.has_begun(record, seen):
+            await self._tell_suspension(entry, seen)
+            notebook = record.lease.spec.kind is TaskKind.NOTEBOOK
+            waits = bool(record.suspends) and entry.suspended is not record.is_suspended
+            if (notebook or waits) and now - entry.told_at > TOLD_SECONDS:
+                entry.told_at = now
+                await self._listen(entry, seen)
+        elif now - entry.causes_at > EVENTS_SECONDS:
+            await self._look_at_events(entry, seen)
+        entry.shown = ranks.living(entry.record, self.seen(entry.record, entry))
+
+    def _is_over(self, entry: Entry, seen: Seen) -> bool:
+        """Whether it is over; that objects are missing is believed after a while only, since the watches may be behind."""
+        if not ranks.is_over(entry.record, seen):
+            entry.missing_since = None
+            return False
+        if pods_of(seen):
+            return True
+        if self.picture.is_behind:
+            entry.missing_since = None
+            return False
+        now = asyncio.get_running_loop().time()
+        entry.missing_since = entry.missing_since or now
+        return now - entry.missing_since >= (1.0 if entry.record.order is not None else LOST_SECONDS)
+
+    # --- orders ---------------------------------------------------------------------------------------------------
+
+    async def _enforce(self, entry: Entry, order: Order, seen: Seen) -> None:
+        """Bring the end about: by the launcher, which leaves a record; behind it by the kubelet."""
+        record = entry.record
+        if not ranks.has_begun(record, seen):
+            await self.delete_job(record)
+            return
+        for pod in pods_of(seen):
+            await self._tell_pod(entry, pod, {"why": order.why, "grace_seconds": order.grace_seconds})
+        late = datetime.now(UTC) - order.at - timedelta(seconds=order.grace_seconds + 2 * KILL_SLACK_SECONDS)
+        if late > timedelta(0) and not entry.is_late:
+            entry.is_late = True
+            log.warning("run_does_not_end", run=str(record.lease.run_id))
+            for pod in pods_of(seen):
+                await self._patch_pod(pod, {"spec": {"activeDeadlineSeconds": 1}})
+
+    async def _lead(self, entry: Entry, seen: Seen) -> None:
+        """Bring several pods together: all start, or none, and one that fails ends the others."""
+        record = entry.record
+        if ranks.is_late(ranks.half_placed_since(record, seen), self.gang_seconds, datetime.now(UTC)):
+            why = f"only some of {record.size} parts found a place within {self.gang_seconds} s"
+            await self.note(entry, {GAVE_BACK: why}, gave_back=why)
+        if entry.record.gave_back is not None:
+            await self.delete_job(record)
+            return
+        company = ranks.company_of(record, seen)
+        for pod in seen.ranks.values() if company is not None else ():
+            if ranks.lacks_company(pod):
+                await self._patch_pod(pod, {"metadata": {"annotations": {COMPANY: company}, "uid": pod["metadata"]["uid"]}})
+        if ranks.has_begun(record, seen) and ranks.failed_part(seen) is not None:
+            for pod in seen.ranks.values():
+                await self._tell_pod(entry, pod, {"why": "peer", "grace_seconds": record.lease.spec.lifecycle.grace_seconds})
+
+    async def _tell_suspension(self, entry: Entry, seen: Seen) -> None:
+        if entry.record.order is None and entry.record.suspends and ranks.failed_part(seen) is None:
+            for pod in pods_of(seen):
+                await self._tell_pod(entry, pod, {"suspended": entry.record.is_suspended})
+
+    async def _tell_pod(self, entry: Entry, pod: Mapping[str, Any], order: dict[str, Any]) -> None:
+        """Show an order to the launcher, once."""
+        uid = str(pod["metadata"]["uid"])
+        if entry.told_orders.get(uid) == order:
+            return
+        text = json.dumps(order)
+        if (pod["metadata"].get("annotations") or {}).get(ORDER) != text:
+            await self._patch_pod(pod, {"metadata": {"annotations": {ORDER: text}}})
+        entry.told_orders[uid] = order
+
+    async def _hold(self, pod: Mapping[str, Any]) -> None:
+        """See that the pod stays until its end is written down; Volcano takes no finalizer from a template."""
+        metadata = pod["metadata"]
+        finalizers = metadata.get("finalizers") or []
+        if RECORD not in finalizers and not metadata.get("deletionTimestamp"):
+            await self._patch_pod(pod, {"metadata": {"finalizers": [*finalizers, RECORD], "uid": metadata["uid"]}})
+
+    async def _patch_pod(self, pod: Mapping[str, Any], change: Mapping[str, Any]) -> None:
+        name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        await in_thread(lambda: Collection(self.transport, objects.PODS).patch(name, change, namespace))
+
+    async def delete_job(self, record: Record) -> None:
+        """Delete the job of a run, unless it is being deleted."""
+        found = self.picture.job(record)
+        if found is not None and found[1]["metadata"].get("deletionTimestamp") is None:
+            kind, uid = found[0], found[1]["metadata"]["uid"]
+            await in_thread(lambda: Collection(self.transport, kind).delete(record.name, record.namespace, uid=uid))
+
+    # --- what the engine says -------------------------------------------------------------------------------------
+
+    async def _look_at_events(self, entry: Entry, seen: Seen) -> None:
+        """Read why it waits where the pod does not say it: a job that cannot make its pod says so only in events."""
+        entry.causes_at = asyncio.get_running_loop().time()
+        group = None if seen.job is None else self.picture.pod_group(dict(seen.job))
+        # A group that was not let in has no pods yet, and only its events say why: its condition speaks of 0 of 0 tasks.
+        let_in = group is not None and (group.get("status") or {}).get("phase") != PodGroupPhase.PENDING
+        told = causes_of_pod_group(group) if group is not None and let_in else []
+        for waits in (seen.pod, group, seen.job):
+            if told or waits is None:
+                continue
+            found = await in_thread(lambda uid=waits["metadata"]["uid"]: self._events(entry.record.namespace, uid))  # type: ignore[misc]
+            told = [cause for event in found[-5:] for cause in causes_of_event(event)][-1:]
+        entry.causes = tuple(told)
+
+    def _events(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+        found = list(Collection(self.transport, objects.EVENTS).list(namespace, fields=f"involvedObject.uid={uid}"))
+        return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+
+    async def _listen(self, entry: Entry, seen: Seen) -> None:
+        """Read the last line of the courier."""
+        pod = seen.ranks.get(0, seen.pod)
+        assert pod is not None
+        path = objects.PODS.path(pod["metadata"]["namespace"], f"{pod['metadata']['name']}/log")
+        try:
+            text = await in_thread(lambda: self.transport.raw("GET", path, query={"container": "deliver", "tailLines": 1}))
+        except ClusterApiError:
+            return
+        told = read_foreign(text.strip()) or {}
+        if isinstance(told.get("progress"), dict):
+            entry.progress = progress_of(told["progress"]) or entry.progress
+        if isinstance(told.get("suspended"), bool):
+            entry.suspended = told["suspended"]
+
+    # --- the record -----------------------------------------------------------------------------------------------
+
+    async def note(self, entry: Entry, annotations: Mapping[str, str], **changed: Any) -> None:
+        """Write something into a run's record.
+
+        Raises:
+            ClusterApiError: it is not written.
+        """
+        record = entry.record
+        change = {"metadata": {"annotations": dict(annotations)}}
+        await in_thread(lambda: Collection(self.transport, objects.SECRETS).patch(record.name, change, record.namespace))
+        entry.record = replace(entry.record, **changed)
+
+    async def conclude(self, entry: Entry, end: End) -> None:
+        """Write the end down, then let Kubernetes forget the pod."""
+        await self.note(entry, {END: json.dumps(end_document(end))}, end=end)
+        entry.shown = end.run
+        log.info("run_ended", run=str(end.run.run_id), phase=end.run.phase.value)
+        with contextlib.suppress(ClusterApiError):  # forgetting tries it again
+            await self._release_pods(entry.record)
+
+    async def remove(self, record: Record) -> None:
+        """Remove a run's record, and with it all that it owns."""
+        await self.delete_job(record)
+        await self._release_pods(record)
+        await in_thread(lambda: Collection(self.transport, objects.SECRETS).delete(record.name, record.namespace, uid=record.uid))
+
+    async def _release_pods(self, record: Record) -> None:
+        for pod in self.picture.pods(record):
+            metadata = pod["metadata"]
+            kept = [finalizer for finalizer in metadata.get("finalizers") or () if finalizer != RECORD]
+            if len(kept) != len(metadata.get("finalizers") or ()):
+                await self._patch_pod(pod, {"metadata": {"finalizers": kept, "uid": metadata["uid"]}})

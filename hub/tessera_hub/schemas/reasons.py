@@ -1,0 +1,31 @@
+"""Why something waits, was refused or ended: typed, tiered, never free text alone."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from pydantic import Field
+
+from .resources import Strict
+
+
+class Tier(IntEnum):
+    """Order in which reasons matter to a person; the lowest is shown first."""
+
+    MISCONFIGURED = 0
+    NEVER_FITS = 1
+    POLICY = 2
+    QUOTA = 3
+    CAPACITY = 4
+    CLUSTER = 5
+
+
+class Reason(Strict):
+    """One typed reason. ``message`` is filled by the API in the caller's language; programs use ``code`` and ``detail``."""
+
+    tier: Tier
+    code: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.]*$", max_length=80)
+    """Stable token such as ``capacity.no_free_cards``; the list is in docs/reference/reasons.md."""
+    detail: dict[str, Any] = Field(default_factory=dict)
+    message: str = ""

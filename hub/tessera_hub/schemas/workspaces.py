@@ -1,0 +1,47 @@
+"""Workspaces: what a person asks for, what a spawner is granted and what it reports."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .resources import Strict
+from .tasks import TaskSpec
+
+
+class WorkspaceRequest(Strict):
+    """Ask for a workspace; the service starts the server through the hub when it is granted."""
+
+    server_name: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,29})?$")] = ""
+    """Name of the JupyterHub server; empty: the person's default server."""
+    spec: TaskSpec
+
+
+class Reservation(Strict):
+    """What the service grants to a server. Only with ``state`` ``granted`` may anything start."""
+
+    state: Literal["granted", "waiting", "none"]
+    task_id: str = ""
+    run_id: str = ""
+    lease_token: str = ""
+    principal_id: int = 0
+    tenant_id: int = 0
+    tenant: str = ""
+    cluster: str = ""
+    spec: TaskSpec | None = None
+    card_class: str | None = None
+    expires_at: datetime | None = None
+
+
+class WorkspaceState(Strict):
+    """How the server fares, reported by its spawner. A repeat is harmless."""
+
+    lease_token: str
+    phase: Literal["STARTING", "RUNNING", "SUCCEEDED", "FAILED"]
+    native_id: Annotated[str, Field(max_length=255)] | None = None
+    """The engine's own unique id, ``<pid>:<start time>`` or a pod's uid."""
+    reason: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]*$", max_length=80)] | None = None
+    detail: dict[str, Any] = Field(default_factory=dict)
+    at: datetime

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Runs the tests, or one group of them: a marker of setup.cfg or a folder below tests/.
+set -eu
+python=.venv/bin/python
+case "${1:-}" in
+'' | cluster | conformance)
+  # Kubernetes takes minutes to build the first time, more than a test may. Without root the tests themselves say so.
+  if [ "$(id -u)" = 0 ]; then "$python" -m tests.cluster build; fi
+  ;;
+esac
+case "${1:-}" in
+'') exec "$python" -m pytest ;;
+unprivileged) exec "$python" -m pytest -m "not root" ;;
+tenancy | faults | browser | conformance | billing) exec "$python" -m pytest -m "$1" ;;
+*) exec "$python" -m pytest "tests/$1" ;;
+esac

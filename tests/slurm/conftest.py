@@ -1,0 +1,25 @@
+"""Fixtures of the Slurm tests.
+
+make_lease, hub, service, ada   as in tests/proxy
+site         function  the session's Slurm as ada's centre
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from tests.proxy.conftest import LeaseMaker, ada, hub, make_lease, service
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.site import SlurmSite
+
+__all__ = ["LeaseMaker", "ada", "hub", "make_lease", "service"]
+
+
+@pytest_asyncio.fixture
+async def site(slurm: SlurmCluster) -> AsyncIterator[SlurmSite]:
+    """A folder of its own on the session's Slurm; every run in it is ended afterwards."""
+    found = SlurmSite(slurm)
+    yield found
+    await found.finish()
