@@ -6,10 +6,13 @@ import asyncio
 import pwd
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
+from tessera_hub.proxy.drivers.base import Driver
 from tessera_hub.proxy.drivers.slurm.engine import Slurm
+from tessera_hub.schemas.protocol import Pool
 from tests.proxy.conformance import OBEDIENT, SLEEPER
 from tests.proxy.conftest import LeaseMaker
 from tests.slurm.cluster import SlurmCluster, running
@@ -86,6 +89,16 @@ async def test_an_account_of_the_system_runs_nothing(slurm: SlurmCluster, make_l
 # --- cards ------------------------------------------------------------------------------------------------------------
 
 
+async def card_pool(driver: Driver, until: Callable[[Pool], bool]) -> Pool:
+    """The pool with the cards once it is as waited for, or after ten seconds: the nodes are looked at now and then only."""
+    deadline = time.monotonic() + 10
+    while True:
+        pool = next(pool for pool in (await driver.inventory()).pools if pool.name == "gpu")
+        if until(pool) or time.monotonic() > deadline:
+            return pool
+        await asyncio.sleep(0.1)
+
+
 async def test_cards_are_given_and_missing_in_the_inventory(site: SlurmSite, make_lease: LeaseMaker) -> None:
     driver = await site.start()
     before = {pool.name: pool for pool in (await driver.inventory()).pools}
@@ -94,17 +107,12 @@ async def test_cards_are_given_and_missing_in_the_inventory(site: SlurmSite, mak
     assert before["gpu"].card_modes == ["whole", "vcuda"]
     assert before["cpu"].card_class is None
     text = "import os, time\nprint('cards', os.environ['CUDA_VISIBLE_DEVICES'], os.environ['TESSERA_CARD_CLASS'], flush=True)\n"
-    lease, source = make_lease(text + "time.sleep(3)", resources={"cards": {**A100, "centi_cards": 200}}, card_class="A100-80G")
+    lease, source = make_lease(text + "time.sleep(8)", resources={"cards": {**A100, "centi_cards": 200}}, card_class="A100-80G")
     await site.submit(lease, source)
     assert b"cards 0,1 A100-80G" in await site.wait_for_output(lease, b"cards")
     run = await site.wait(lease, "RUNNING")
     assert run.meter[0].spec == {"cpu": 100, "memory": 256, "cards/A100-80G": 200, "card_memory/A100-80G": 163840}
-    deadline = time.monotonic() + 5
-    while True:  # the nodes are looked at now and then only
-        pool = next(pool for pool in (await driver.inventory()).pools if pool.name == "gpu")
-        if pool.free["cards/A100-80G"] != 400 or time.monotonic() > deadline:
-            break
-        await asyncio.sleep(0.1)
+    pool = await card_pool(driver, until=lambda pool: pool.free["cards/A100-80G"] != 400)
     assert pool.free["cards/A100-80G"] == 200
     assert pool.foreign == {}
     assert sorted(cards for shape in pool.shapes for cards in [shape.cards] * shape.count) == [
@@ -116,14 +124,14 @@ async def test_cards_are_given_and_missing_in_the_inventory(site: SlurmSite, mak
 
 async def test_a_share_of_a_card_becomes_shards(site: SlurmSite, make_lease: LeaseMaker) -> None:
     driver = await site.start()
-    text = "import os, time\nprint('shards', os.environ.get('SLURM_SHARDS_ON_NODE'), flush=True)\ntime.sleep(3)"
+    text = "import os, time\nprint('shards', os.environ.get('SLURM_SHARDS_ON_NODE'), flush=True)\ntime.sleep(8)"
     share = {"model": "A100-80G", "mode": "vcuda", "centi_cards": 30}
     lease, source = make_lease(text, resources={"cards": share}, card_class="A100-80G")
     await site.submit(lease, source)
     # 30 of 100, in quarters: two of the four shards of a card.
     assert b"shards 2\n" in await site.wait_for_output(lease, b"\n")
     await site.wait(lease, "RUNNING")
-    pool = next(pool for pool in (await driver.inventory()).pools if pool.name == "gpu")
+    pool = await card_pool(driver, until=lambda pool: pool.free["cards/A100-80G"] != 400)
     assert pool.free["cards/A100-80G"] == 350, command(site, "sinfo", "-N", "-O", "Gres:40,GresUsed:60")
     assert (await site.wait(lease)).phase == "SUCCEEDED"
 
@@ -135,8 +143,7 @@ async def test_work_of_others_is_foreign(site: SlurmSite) -> None:
     )
     while "RUNNING" not in command(site, "squeue", "-h", "-o%T"):
         await asyncio.sleep(0.05)
-    await asyncio.sleep(0.6)
-    pool = next(pool for pool in (await driver.inventory()).pools if pool.name == "gpu")
+    pool = await card_pool(driver, until=lambda pool: bool(pool.foreign))
     assert pool.foreign == {"cpu": 2000, "memory": 512, "cards/A100-80G": 100, "card_memory/A100-80G": 81920}
     command(site, "scancel", job.strip())
 
