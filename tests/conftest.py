@@ -40,3 +40,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             "Run them as root, or all others with: make test ONLY=unprivileged",
             returncode=1,
         )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what failed at first of the tests that were run again (``.ci/run``): a failure is never lost from sight."""
+    reports = terminalreporter.stats.get("rerun", [])
+    if reports:
+        terminalreporter.section("failed at first, then run again")
+    for report in reports:
+        terminalreporter.write_line(f"{report.nodeid} ({report.when})", bold=True)
+        terminalreporter.write_line(report.longreprtext)
