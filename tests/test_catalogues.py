@@ -26,6 +26,7 @@ SOURCES = (
     "extensions/tessera_lab",
     "widgets/tessera_widgets",
     "billing/tessera_billing",
+    "vgpu/tessera_vgpu",
 )
 FUNCTIONS = {"_", "gettext", "mark", "N_"}
 IN_TEMPLATES = re.compile(r"""(?<![A-Za-z])(?:_|gettext)\(\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""")

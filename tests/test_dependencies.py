@@ -10,7 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-OURS = {"tessera_hub", "volcano_client", "tessera_spawner", "tessera_lab", "tessera_widgets", "tessera_billing"}
+OURS = {"tessera_hub", "volcano_client", "tessera_spawner", "tessera_lab", "tessera_widgets", "tessera_billing", "tessera_vgpu"}
 ALONG = {"IPython", "jupyter_client", "jupyter_core", "tornado", "traitlets", "starlette"}
 """Parts of ipykernel, jupyter-server, JupyterHub and FastAPI, which are declared and promise them."""
 
@@ -41,7 +41,7 @@ def declared() -> set[str]:
 
 def test_every_import_is_declared() -> None:
     names: dict[str, str] = {}
-    for folder in ("hub", "spawner", "extensions/tessera_lab", "widgets", "billing"):
+    for folder in ("hub", "spawner", "extensions/tessera_lab", "widgets", "billing", "vgpu/tessera_vgpu"):
         names |= imported(ROOT / folder)
     distributions, known = packages_distributions(), declared()
     undeclared = {
