@@ -12,8 +12,9 @@ import pytest
 from tessera_hub.proxy.drivers.kubernetes import ranks, standing
 from tessera_hub.proxy.drivers.kubernetes.lostnodes import as_it_stands
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, RECORD
-from tessera_hub.proxy.drivers.kubernetes.record import Order, Record
+from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.kubernetes.standing import Document, Seen
+from tessera_hub.proxy.drivers.runrecords import Order
 from tests.proxy.conftest import LeaseMaker
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from tessera_hub.proxy.drivers.kubernetes.record import moment
 from tessera_hub.proxy.drivers.kubernetes.standing import NODE_LOST, Document
+from tessera_hub.proxy.drivers.runrecords import moment
 
 
 def as_it_stands(pod: Document, node: Document | None, now: datetime) -> Document:

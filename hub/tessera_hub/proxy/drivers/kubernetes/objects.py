@@ -18,12 +18,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tessera_hub.proxy.courier.settings import SCHEMA
 from tessera_hub.proxy.drivers.base import DriverError
+from tessera_hub.proxy.drivers.couriers import courier_document, stored_lease
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, ORDER, PERSON, RECORD, RUN, SITE, TENANT, KubernetesOptions
-from tessera_hub.proxy.drivers.launching import run_document
 from tessera_hub.schemas.protocol import Lease
-from tessera_hub.schemas.tasks import TaskKind
 from volcano_client.kinds import JOBS, Kind
 from volcano_client.objects import Named, Owner, Task, job
 
@@ -69,13 +67,6 @@ def run_labels(lease: Lease, options: KubernetesOptions) -> dict[str, str]:
     }
 
 
-def stored_lease(lease: Lease) -> Lease:
-    """Return the lease without its long lists of files, which the courier asks the service for."""
-    spec = lease.spec
-    inputs = spec.inputs.model_copy(update={"files": [file for file in spec.inputs.files if file.path == spec.entry]})
-    return lease.model_copy(update={"spec": spec.model_copy(update={"inputs": inputs}), "checkpoint": []})
-
-
 def lease_secret(lease: Lease, options: KubernetesOptions, namespace: str) -> dict[str, Any]:
     """Return the record of a run.
 
@@ -83,7 +74,10 @@ def lease_secret(lease: Lease, options: KubernetesOptions, namespace: str) -> di
         DriverError: ``cluster.start_failed``: the checkpoint has more files than an object can name.
     """
     packed = gzip.compress(stored_lease(lease).model_dump_json().encode(), mtime=0)
-    data = {"lease.json.gz": packed, "courier.json": json.dumps(courier_document(lease, options)).encode()}
+    data = {
+        "lease.json.gz": packed,
+        "courier.json": json.dumps(courier_document(lease, options.service_url, options.output_bytes)).encode(),
+    }
     if sum(map(len, data.values())) > SECRET_LIMIT:
         raise DriverError("cluster.start_failed", "the checkpoint has too many files to start from it here")
     return {
@@ -105,25 +99,6 @@ def lease_of(secret: Mapping[str, Any]) -> Lease:
         return Lease.model_validate_json(gzip.decompress(base64.b64decode(secret["data"]["lease.json.gz"])))
     except (KeyError, OSError, EOFError) as error:
         raise ValueError(f"{secret['metadata'].get('name')}: no lease") from error
-
-
-def courier_document(lease: Lease, options: KubernetesOptions) -> dict[str, Any]:
-    """Return ``courier.json``."""
-    url = options.service_url.rstrip("/")
-    spec = lease.spec
-    return {
-        "schema": SCHEMA,
-        "url": url if url.endswith("/api/v1") else f"{url}/api/v1",
-        "run_id": str(lease.run_id),
-        "run_token": lease.run_token,
-        "lease_token": lease.lease_token,
-        "entry": spec.entry or "",
-        "notebook": spec.kind is TaskKind.NOTEBOOK,
-        "checkpoint_directory": spec.lifecycle.checkpoint_directory,
-        "checkpoint": [file.model_dump(mode="json") for file in lease.checkpoint],
-        "run": run_document(lease, options.output_bytes),
-        "parts": spec.roles[0].replicas,
-    }
 
 
 def code_map(namespace: str, name: str, runner: bytes, courier: bytes, options: KubernetesOptions) -> dict[str, Any]:
@@ -292,7 +267,7 @@ def plain_job(lease: Lease, options: KubernetesOptions, secret: Mapping[str, Any
 
 
 def volcano_job(
-    lease: Lease, options: KubernetesOptions, secret: Mapping[str, Any], template: Mapping[str, Any]
+    lease: Lease, options: KubernetesOptions, secret: Mapping[str, Any], template: Mapping[str, Any], queue: str | None = None
 ) -> dict[str, Any]:
     """Return the Volcano Job of a run: its pods start once, when all of them fit into the queue.
 
@@ -303,7 +278,7 @@ def volcano_job(
     return job(
         named,
         [Task("main", lease.spec.roles[0].replicas, template)],
-        queue=options.queue,
+        queue=queue or options.queue,
         max_retry=0,
         plugins={"svc": ["--disable-network-policy=true"]} if lease.spec.roles[0].replicas > 1 else None,
         policies=[("PodFailed", "AbortJob"), ("PodEvicted", "AbortJob"), ("TaskCompleted", "CompleteJob")],

@@ -13,11 +13,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tessera_hub.proxy.drivers.base import Evidence, MeterFact, NativeRun
+from tessera_hub.proxy.drivers.couriers import fact, meter_since
 from tessera_hub.proxy.drivers.kubernetes import standing
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, RECORD
-from tessera_hub.proxy.drivers.kubernetes.record import End, Record, moment
+from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.kubernetes.standing import Document, Seen
 from tessera_hub.proxy.drivers.outcome import ORDERED, STATES, reason_of
+from tessera_hub.proxy.drivers.runrecords import End, moment
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.tasks import Phase
 
@@ -131,7 +133,7 @@ def living(record: Record, seen: Seen) -> NativeRun:
 
 def meter_of(record: Record, seen: Seen) -> tuple[MeterFact, ...]:
     """Return what is billed of a run of several pods that has begun, without its end: from when the last of them was there."""
-    return standing.meter_since(record, max(_main(pod, "startedAt") for pod in seen.ranks.values()))
+    return meter_since(record.lease, record.suspends, max(_main(pod, "startedAt") for pod in seen.ranks.values()))
 
 
 def _main(pod: Document, name: str) -> datetime:
@@ -169,7 +171,7 @@ def ended(record: Record, seen: Seen, now: datetime) -> End:
     evidence: Evidence = "engine" if all(state.get("finishedAt") for state in states) else "observed"
     evidence = "estimated" if any(state.get("reason") == standing.NODE_LOST for state in states) else evidence
     meter = meter_of(record, seen)
-    stop = standing.fact("STOP", max(at, moment_of(meter[-1])), {}, evidence)
+    stop = fact("STOP", max(at, moment_of(meter[-1])), {}, evidence)
     run = replace(
         first_end.run,
         phase=chosen.run.phase,

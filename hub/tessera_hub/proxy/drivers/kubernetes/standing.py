@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from tessera_hub.cards import CATALOGUE
-from tessera_hub.proxy.drivers.base import Evidence, MeterAction, MeterFact, NativeRun
+from tessera_hub.proxy.drivers.base import Evidence, MeterFact, NativeRun
+from tessera_hub.proxy.drivers.couriers import fact, meter_since, progress_of, told_outcome
 from tessera_hub.proxy.drivers.foreign import count_of, read_foreign
 from tessera_hub.proxy.drivers.kubernetes.reasons import reason_for
-from tessera_hub.proxy.drivers.kubernetes.record import End, Record, moment
+from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.outcome import EXIT_CODE_LIMIT, ORDERED, STATES, STATUS_CODES, reason_of
-from tessera_hub.schemas.protocol import Lease
+from tessera_hub.proxy.drivers.runrecords import End, moment
 from tessera_hub.schemas.reasons import Reason
-from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, ResourceVector
 from tessera_hub.schemas.tasks import Phase, Progress
 from volcano_client.pending import Cause, causes_of_pod
 
@@ -44,19 +43,6 @@ class Seen:
     progress: Progress | None = None
     suspended: bool | None = None
     ranks: Mapping[int, Document] = field(default_factory=dict)
-
-
-def vector_of(lease: Lease) -> ResourceVector:
-    """Return what a run holds while it runs, with all its pods."""
-    role = lease.spec.roles[0]
-    resources = role.resources
-    found: ResourceVector = {"cpu": resources.cpu_millicores, "memory": resources.memory_mib}
-    if (cards := resources.cards) is not None:
-        name = lease.card_class or cards.model or "unknown"
-        known = CATALOGUE.get(name)
-        memory = cards.memory_mib or (known.memory_mib * cards.centi_cards // CENTI_CARDS_PER_CARD if known else 0)
-        found |= {f"cards/{name}": cards.centi_cards, f"card_memory/{name}": memory}
-    return {dimension: amount * role.replicas for dimension, amount in found.items()}
 
 
 def living(record: Record, seen: Seen) -> NativeRun:
@@ -131,24 +117,7 @@ def ended(record: Record, seen: Seen, now: datetime) -> End:
 def meter_of(record: Record, pod: Document) -> tuple[MeterFact, ...]:
     """Return what is billed of a run that has begun, without its end: by the engine's clock, the pauses by ours."""
     main = state_of(pod, "containerStatuses", "main")
-    return meter_since(record, moment(main["startedAt"])) if main.get("startedAt") else ()
-
-
-def meter_since(record: Record, started: datetime) -> tuple[MeterFact, ...]:
-    """Return what is billed of a run that began then, without its end."""
-    held = vector_of(record.lease)
-    resting = {dimension: amount for dimension, amount in held.items() if dimension != "cpu"}
-    facts = [fact("START", started, held)]
-    for state, at in record.suspends:
-        paused = state == "suspended"
-        facts.append(fact("PAUSE" if paused else "RESUME", at, resting if paused else held, "observed"))
-    return tuple(facts)
-
-
-def fact(action: MeterAction, at: datetime, spec: ResourceVector, evidence: Evidence = "engine") -> MeterFact:
-    """Return a fact of metering that is told as it happened."""
-    second = int(at.timestamp())
-    return MeterFact(action, second, second, spec, evidence)
+    return meter_since(record.lease, record.suspends, moment(main["startedAt"])) if main.get("startedAt") else ()
 
 
 def _native(
@@ -249,7 +218,7 @@ def _outcome(
     code = main.get("exitCode")
     status = code if type(code) is int and 0 <= code <= EXIT_CODE_LIMIT else None
     if told is not None and told.get("state") in ("succeeded", "failed", "cancelled", "preempted"):
-        return _told(record, pod, told, status)
+        return told_outcome(told, record.order, status, _taken(pod))
     detail = {"exit_code": status}
     if main.get("reason") == "OOMKilled":
         return Phase.FAILED, reason_of("limit.memory", "", detail), status
@@ -270,27 +239,6 @@ def _outcome(
     return Phase.FAILED, reason_of("cluster.lost", "the run's process was ended from outside", detail), status
 
 
-def _told(record: Record, pod: Document, told: Mapping[str, Any], status: int | None) -> tuple[Phase, Reason | None, int | None]:
-    """By the runner's record, which user code can write."""
-    given, reason = told.get("reason"), None
-    if isinstance(given, dict):
-        detail = given.get("detail")
-        try:
-            reason = reason_of(str(given.get("code")), str(given.get("message", "")), detail if isinstance(detail, dict) else {})
-        except ValueError:
-            reason = reason_of("script.exit", "the runner's record has no proper reason code")
-    code = told.get("exit_code")
-    exit_code = code if type(code) is int and 0 <= code <= EXIT_CODE_LIMIT else status
-    state = str(told["state"])
-    if state in ("cancelled", "preempted"):
-        # The runner knows only that it was stopped; why is what we ordered, or what was done to the pod.
-        if record.order is not None:
-            state, ordered = ORDERED[record.order.why]
-            return STATES[state], reason_of(ordered), exit_code
-        return *_taken(pod), exit_code
-    return STATES[state], reason, exit_code
-
-
 def state_of(pod: Document, kind: str, name: str) -> dict[str, Any]:
     """Return a container's running or terminated state, empty before."""
     for container in (pod.get("status") or {}).get(kind) or ():
@@ -309,9 +257,3 @@ def _report(pod: Document) -> dict[str, Any]:
 def _progress(report: Mapping[str, Any]) -> Progress | None:
     found = report.get("progress")
     return progress_of(found) if isinstance(found, dict) else None
-
-
-def progress_of(document: Mapping[str, Any]) -> Progress | None:
-    """Return how far a run is, from what the courier told; None if it is not usable."""
-    done, total, current = (count_of(document.get(name)) for name in ("cells_done", "cells_total", "current_cell"))
-    return None if done is None else Progress(cells_done=done, cells_total=total, current_cell=current)

@@ -13,14 +13,16 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from tessera_hub.proxy.drivers.base import NativeRun
+from tessera_hub.proxy.drivers.couriers import progress_of
 from tessera_hub.proxy.drivers.foreign import read_foreign
 from tessera_hub.proxy.drivers.kubernetes import objects, ranks
 from tessera_hub.proxy.drivers.kubernetes.lostnodes import as_it_stands
 from tessera_hub.proxy.drivers.kubernetes.objects import KILL_SLACK_SECONDS
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, END, ORDER, RECORD
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
-from tessera_hub.proxy.drivers.kubernetes.record import GAVE_BACK, End, Order, Record, end_document
-from tessera_hub.proxy.drivers.kubernetes.standing import Seen, progress_of
+from tessera_hub.proxy.drivers.kubernetes.record import GAVE_BACK, Record
+from tessera_hub.proxy.drivers.kubernetes.standing import Seen
+from tessera_hub.proxy.drivers.runrecords import End, Order, end_document
 from tessera_hub.schemas.tasks import Progress, TaskKind
 from volcano_client.collection import Collection
 from volcano_client.errors import ClusterApiError
