@@ -2,6 +2,7 @@
 
 cluster    session   the test cluster of this machine (tests/cluster/fixture.py)
 transport  session   the administrator's connection to it
+defined    module    the same, with Volcano's kinds as far as we use them
 namespace  function  a fresh namespace, deleted after the test
 hub, service   module   a hub double and the real service
 centre_proxy   module   the real Proxy of the cluster at that service, with its own service account; tasks are ada's
@@ -10,6 +11,7 @@ centre_proxy   module   the real Proxy of the cluster at that service, with its 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -17,11 +19,13 @@ from uuid import uuid4
 import pytest
 
 from tests.cluster.centre import ClusterProxy
+from tests.cluster.definitions import definitions
 from tests.cluster.machine import Machine
 from tests.hub_double import HubDouble
 from tests.proxy.conftest import serving
 from tests.service import ServiceProcess
-from volcano_client import Collection, Kind, Transport
+from volcano_client import COMMANDS, JOBS, POD_GROUPS, QUEUES, ClusterApiError, Collection, Kind, Transport
+from volcano_client.kinds import DEFINITIONS
 
 # Real Volcano is in no registry: its suite is collected where somebody put it into the test cluster.
 collect_ignore = [] if os.environ.get("TESSERA_TEST_VOLCANO") == "1" else ["test_volcano.py"]
@@ -40,6 +44,29 @@ def transport(cluster: Machine) -> Iterator[Transport]:
     found = Transport.from_kubeconfig(cluster.kubeconfig)
     yield found
     found.close()
+
+
+@pytest.fixture(scope="module")
+def defined(transport: Transport) -> Iterator[Transport]:
+    """The cluster with Volcano's kinds, as far as we use them."""
+    collection = Collection(transport, DEFINITIONS)
+    for document in definitions():
+        collection.create_or_get(document)
+    deadline = time.monotonic() + 20
+    for kind in (JOBS, POD_GROUPS, QUEUES, COMMANDS):
+        while True:
+            try:
+                list(Collection(transport, kind).list())
+                break
+            except ClusterApiError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+    yield transport
+    for document in definitions():
+        collection.delete(document["metadata"]["name"])
+    while any(collection.get(document["metadata"]["name"]) for document in definitions()):
+        assert time.monotonic() < deadline + 30
+        time.sleep(0.2)
 
 
 @pytest.fixture

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-from collections.abc import Iterator
 
 import pytest
 
 from tessera_hub.proxy.drivers.kubernetes import KubernetesOptions, objects
-from tests.cluster.definitions import definitions
 from tests.proxy.conftest import LeaseMaker, make_lease
 from volcano_client import (
     COMMANDS,
@@ -28,34 +25,10 @@ from volcano_client import (
     pod_group,
     queue,
 )
-from volcano_client.kinds import DEFINITIONS
 from volcano_client.objects import Named, Owner
 
 __all__ = ["make_lease"]
 TEMPLATE = {"spec": {"containers": [{"name": "main", "image": "x"}], "restartPolicy": "Never"}}
-
-
-@pytest.fixture(scope="module")
-def defined(transport: Transport) -> Iterator[Transport]:
-    """The cluster with Volcano's kinds, as far as we use them."""
-    collection = Collection(transport, DEFINITIONS)
-    for document in definitions():
-        collection.create_or_get(document)
-    deadline = time.monotonic() + 20
-    for kind in (JOBS, POD_GROUPS, QUEUES, COMMANDS):
-        while True:
-            try:
-                list(Collection(transport, kind).list())
-                break
-            except ClusterApiError:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-    yield transport
-    for document in definitions():
-        collection.delete(document["metadata"]["name"])
-    while any(collection.get(document["metadata"]["name"]) for document in definitions()):
-        assert time.monotonic() < deadline + 30
-        time.sleep(0.2)
 
 
 def test_a_cluster_without_volcano_has_none_of_its_features(transport: Transport) -> None:

@@ -38,16 +38,17 @@ class ProxyByHand:
         assert answer.is_success, answer.text
         return answer
 
-    def begin(self) -> None:
+    def begin(self, *capabilities: str) -> None:
         """Begin a session and show the inventory."""
-        body = {"agent_version": "0", "instance": uuid4().hex, "driver": "local", "capabilities": ["preempt", "suspend"]}
+        able = ["preempt", "suspend", *capabilities]
+        body = {"agent_version": "0", "instance": uuid4().hex, "driver": "local", "capabilities": able}
         self.client.headers["Authorization"] = f"Bearer {BOOTSTRAP}"
         answer = self.call("sessions", body).json()
         self.client.headers["Authorization"] = f"Bearer {answer['session_token']}"
         self.epoch, self.seq = answer["epoch"], 0
         self.sync()
 
-    def sync(self, wait: float = 0.0) -> dict[str, Any]:
+    def sync(self, wait: float = 0.0, queues_hash: str | None = None) -> dict[str, Any]:
         """Report all runs and return the answer."""
         self.seq += 1
         body = {
@@ -56,6 +57,7 @@ class ProxyByHand:
             "inventory_hash": "one",
             "inventory": self.inventory,
             "runs": list(self.runs.values()),
+            "queues_hash": queues_hash,
         }
         answer: dict[str, Any] = self.call("sync", body, wait=wait).json()
         return answer

@@ -1024,6 +1024,39 @@ export interface components {
              */
             start: string;
         };
+        /** DesiredQueue */
+        DesiredQueue: {
+            /** Deserved */
+            deserved: {
+                [key: string]: number;
+            };
+            /** Guarantee */
+            guarantee: {
+                [key: string]: number;
+            };
+            /** Limit */
+            limit: {
+                [key: string]: number;
+            };
+            /** Parent */
+            parent: string | null;
+            /** Path */
+            path: string;
+            /** Priority */
+            priority: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "open" | "closed" | "draining";
+        };
+        /** DesiredQueues */
+        DesiredQueues: {
+            /** Hash */
+            hash: string;
+            /** Queues */
+            queues: components["schemas"]["DesiredQueue"][];
+        };
         /** Environment */
         Environment: {
             /** Clusters */
@@ -1150,6 +1183,8 @@ export interface components {
             owner: string;
             /** Principal Id */
             principal_id: number;
+            /** Queue */
+            queue?: string | null;
             /**
              * Run Id
              * Format: uuid
@@ -1818,6 +1853,7 @@ export interface components {
             leases?: components["schemas"]["Lease"][];
             /** Next Wait */
             next_wait: number;
+            queues?: components["schemas"]["DesiredQueues"] | null;
             /** Resumes */
             resumes?: string[];
             /** Suspends */
@@ -1837,6 +1873,8 @@ export interface components {
             inventory_hash: string;
             /** Log Follow */
             log_follow?: string[];
+            /** Queues Hash */
+            queues_hash?: string | null;
             /** Runs */
             runs: components["schemas"]["RunReport"][];
             /** Seq */

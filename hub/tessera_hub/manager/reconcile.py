@@ -17,11 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tessera_hub.api.context import Context
 from tessera_hub.manager.checkpoints import last_checkpoint
 from tessera_hub.manager.membership import UNSTARTED, Pair
+from tessera_hub.manager.queues import desired_queues
 from tessera_hub.manager.tokens import run_token
 from tessera_hub.schemas.protocol import Cancel, Lease, RunReport, SyncAnswer, SyncRequest
 from tessera_hub.schemas.tasks import Phase, TaskKind, TaskSpec
 from tessera_hub.store.notify import SCHEDULE, note
-from tessera_hub.store.tables import Cluster, Principal, RunRow, TaskRow, Tenant
+from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskRow, Tenant
 from tessera_hub.tasks.control import after_end
 from tessera_hub.tasks.machine import FOLLOWS, LIVE, announce, lock_run, transition
 from tessera_hub.tasks.reasons import reason
@@ -177,6 +178,9 @@ async def orders(
     for report in request.runs:
         pair = known.get(report.run_id)
         _order_for(answer, cluster, report, pair[0] if pair else None, pair[1] if pair else None, first=first)
+    if "queues" in cluster.capabilities:
+        queues = await desired_queues(session, cluster)
+        answer.queues = queues if queues.hash != request.queues_hash else None
     room = request.accept_max
     for run, task in sorted(known.values(), key=lambda pair: pair[0].reserved_at or pair[0].queued_at):
         if room <= 0 or run.id in reports or run.cluster_id != cluster.id or run.lease_token is None:
@@ -230,6 +234,7 @@ async def _lease(session: AsyncSession, context: Context, run: RunRow, task: Tas
         tenant_id=tenant.id,
         principal_id=principal.id,
         owner=principal.hub_name,
+        queue=await session.scalar(select(Queue.path).where(Queue.id == task.queue_id)),
         spec=TaskSpec.model_validate(task.spec),
         card_class=run.card_class,
         managed_by="spawner" if task.kind == TaskKind.WORKSPACE.value else "proxy",
@@ -239,4 +244,4 @@ async def _lease(session: AsyncSession, context: Context, run: RunRow, task: Tas
 
 def says_something(answer: SyncAnswer) -> bool:
     """Whether the answer holds an order that a repeat of the same cancel would not."""
-    return bool(answer.leases or answer.cancels or answer.forget or answer.suspends or answer.resumes)
+    return bool(answer.leases or answer.cancels or answer.forget or answer.suspends or answer.resumes or answer.queues)

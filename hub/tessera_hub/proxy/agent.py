@@ -69,6 +69,7 @@ class Agent:
         self._changed = asyncio.Event()
         self._follower = Follower(connection, driver, self._changed)
         self._known_inventory: str | None = None
+        self._queues_hash: str | None = None
         self.left_running = 0
 
     def inputs(self, lease: Lease) -> ServiceInputs:
@@ -122,7 +123,7 @@ class Agent:
             )
             answer = await self.connection.session(self._bootstrap, request)
             self._epoch, self._timers, self._seq = answer.epoch, answer.timers, 0
-            self._known_inventory = None
+            self._known_inventory = self._queues_hash = None
             self._follower.begin(answer.epoch, answer.timers)
             log.info("session", epoch=answer.epoch, cluster=answer.cluster)
 
@@ -160,6 +161,7 @@ class Agent:
             inventory_hash=digest,
             inventory=None if digest == self._known_inventory else inventory,
             runs=[self._report(run) for run in runs],
+            queues_hash=self._queues_hash,
             accept_max=max(ACCEPT_MAX - sum(not run.phase.final for run in runs), 0),
         )
         # What changes here while the service waits is told at once, so that its picture never ages by a whole wait.
@@ -198,6 +200,9 @@ class Agent:
         )
 
     async def _obey(self, answer: SyncAnswer) -> None:
+        if answer.queues is not None:  # before the leases, which name queues
+            await self.driver.apply_queues(answer.queues.queues)
+            self._queues_hash = answer.queues.hash
         for cancel in answer.cancels:
             grace = 0 if cancel.why == "stale" else cancel.grace_seconds
             await self.driver.cancel(cancel.run_id, cancel.why, grace)

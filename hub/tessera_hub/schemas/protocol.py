@@ -37,7 +37,7 @@ class SessionRequest(Strict):
     """Random per process, for the audit only."""
     driver: str
     capabilities: list[str]
-    """Of ``cards gang suspend preempt fraction logs shared_storage workspaces``."""
+    """Of ``cards gang suspend preempt fraction logs queues shared_storage workspaces``."""
 
 
 class SessionAnswer(Strict):
@@ -113,8 +113,30 @@ class SyncRequest(Strict):
     inventory: Inventory | None = None
     """Sent when its hash differs from the one the Manager acknowledged last."""
     runs: list[RunReport]
+    queues_hash: str | None = None
+    """Hash of the queues that the Proxy was told last; only one with the capability ``queues`` is told."""
     accept_max: Annotated[int, Field(ge=0)] = 100
     log_follow: list[UUID] = Field(default_factory=list)
+
+
+class DesiredQueue(Strict):
+    """One queue of the tree as an engine that has queues is to have it. Its parent comes before it."""
+
+    path: str
+    parent: str | None
+    state: Literal["open", "closed", "draining"]
+    priority: int
+    limit: ResourceVector
+    """Only what is limited."""
+    deserved: ResourceVector
+    guarantee: ResourceVector
+
+
+class DesiredQueues(Strict):
+    """All queues of the tenants that may use a cluster."""
+
+    hash: str
+    queues: list[DesiredQueue]
 
 
 class Lease(Strict):
@@ -129,6 +151,8 @@ class Lease(Strict):
     tenant_id: int
     principal_id: int
     owner: str
+    queue: str | None = None
+    """Path of the task's queue."""
     spec: TaskSpec
     card_class: str | None = None
     managed_by: Literal["proxy", "spawner"] = "proxy"
@@ -157,6 +181,8 @@ class SyncAnswer(Strict):
     resumes: list[UUID] = Field(default_factory=list)
     forget: list[UUID] = Field(default_factory=list)
     """Finished runs whose end is stored: their local directory may be removed."""
+    queues: DesiredQueues | None = None
+    """Where they differ from what the Proxy was told last."""
     next_wait: float
 
 

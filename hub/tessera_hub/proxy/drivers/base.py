@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 from uuid import UUID
 
-from tessera_hub.schemas.protocol import Inventory, Lease
+from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.resources import ResourceVector
 from tessera_hub.schemas.tasks import InputFile, Phase, Progress
@@ -157,7 +157,7 @@ class Driver(ABC):
     @property
     @abstractmethod
     def capabilities(self) -> frozenset[str]:
-        """Of ``cards gang suspend preempt fraction logs shared_storage workspaces``."""
+        """Of ``cards gang suspend preempt fraction logs queues shared_storage workspaces``."""
 
     @abstractmethod
     async def start(self, source_of: Callable[[Lease], InputSource]) -> None:
@@ -221,5 +221,5 @@ class Driver(ABC):
         return ()
 
     @abstractmethod
-    async def apply_queues(self, desired: Sequence[Mapping[str, Any]]) -> None:
+    async def apply_queues(self, desired: Sequence[DesiredQueue]) -> None:
         """Mirror the queue tree into the engine, where it has queues."""

@@ -50,7 +50,7 @@ from tessera_hub.proxy.drivers.rundirectory import RunDirectory
 from tessera_hub.proxy.drivers.usage import UsageMeter
 from tessera_hub.proxy.errors import ProxyError
 from tessera_hub.proxy.shim import boot_id
-from tessera_hub.schemas.protocol import Inventory, Lease
+from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.resources import ResourceVector
 from tessera_hub.schemas.tasks import Phase
@@ -436,5 +436,5 @@ class LocalDriver(Driver):
             await asyncio.to_thread(kill_leftovers, run_id)
         await asyncio.to_thread(entry.run.remove)
 
-    async def apply_queues(self, desired: Sequence[Mapping[str, Any]]) -> None:
+    async def apply_queues(self, desired: Sequence[DesiredQueue]) -> None:
         """Processes have no queues."""

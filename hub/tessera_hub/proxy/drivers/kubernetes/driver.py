@@ -20,17 +20,19 @@ import structlog
 from tessera_hub.proxy.courier.archive import build_archive
 from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, InputSource, NativeRun, Results, Stream
 from tessera_hub.proxy.drivers.kubernetes import objects
-from tessera_hub.proxy.drivers.kubernetes.cards import node_selection, resources_of
+from tessera_hub.proxy.drivers.kubernetes.cards import Device, node_selection, resources_of
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, has_shares
+from tessera_hub.proxy.drivers.kubernetes.mirror import QueueMirror
 from tessera_hub.proxy.drivers.kubernetes.options import ORDER, RUN, SITE, KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
 from tessera_hub.proxy.drivers.kubernetes.ranks import living
-from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, End, Order, Record, parsed
+from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, Record, parsed
 from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace, own_subject
 from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender, in_thread
 from tessera_hub.proxy.drivers.launching import SCRIPT_KINDS
 from tessera_hub.proxy.drivers.outcome import reason_of
-from tessera_hub.schemas.protocol import Inventory, Lease
+from tessera_hub.proxy.drivers.runrecords import End, Order
+from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
 from tessera_hub.schemas.tasks import Phase, TaskKind
 from volcano_client.collection import Collection
 from volcano_client.errors import ClusterApiError
@@ -70,6 +72,7 @@ class KubernetesDriver(Driver):
         self._loop: asyncio.AbstractEventLoop | None = None
         self.picture = Picture(transport, options, self._woken)
         self.tender = Tender(transport, self.picture, options.gang_seconds)
+        self.mirror = QueueMirror(transport, options.prefix, self._devices)
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -84,6 +87,8 @@ class KubernetesDriver(Driver):
             found.add("fraction")
         if self.uses_volcano or self.options.plain_gangs:
             found.add("gang")
+        if self.uses_volcano and self.options.mirror_queues:
+            found.add("queues")
         return frozenset(found)
 
     @property
@@ -108,6 +113,7 @@ class KubernetesDriver(Driver):
         for record in await self._patiently(self._records):
             await self._adopt(record)
         self._tending = asyncio.create_task(self._tend_for_ever())
+        self.mirror.start()
 
     async def _patiently(self, call: Callable[[], T]) -> T:
         deadline = asyncio.get_running_loop().time() + SYNC_SECONDS
@@ -149,6 +155,7 @@ class KubernetesDriver(Driver):
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
+        await self.mirror.stop()
         self.picture.stop()
         self.transport.close()
         await self.picture.join(5.0)
@@ -227,14 +234,16 @@ class KubernetesDriver(Driver):
         cards: dict[str, str] = {}
         affinity = None
         if request is not None:
-            nodes = self.picture.nodes()
-            cards = resources_of(request, lease.card_class, [device for node in nodes for device in devices_of_node(node)])
-            affinity = node_selection(lease.card_class or request.model, nodes)
+            cards = resources_of(request, lease.card_class, self._devices())
+            affinity = node_selection(lease.card_class or request.model, self.picture.nodes())
         image = self.options.environments.get(lease.spec.environment)
         if image is None:
             raise DriverError("environment.unknown", f"no environment {lease.spec.environment}")
         scheduler = "volcano" if self.uses_volcano else None
         return objects.pod_template(lease, self.options, image, self._code_name, cards, affinity, scheduler=scheduler)
+
+    def _devices(self) -> list[Device]:
+        return [device for node in self.picture.nodes() for device in devices_of_node(node)]
 
     async def _namespace(self, lease: Lease) -> str:
         known = self._namespaces.get(lease.tenant_id)
@@ -255,9 +264,11 @@ class KubernetesDriver(Driver):
         record = entry.record
         template = self._template(record.lease)
         secret = {"metadata": {"name": record.name, "namespace": record.namespace, "uid": record.uid}}
-        build = objects.volcano_job if self.uses_volcano else objects.plain_job
-        kind = objects.VOLCANO_JOBS if self.uses_volcano else objects.PLAIN_JOBS
-        document = build(record.lease, self.options, secret, template)
+        if self.uses_volcano:
+            kind, queue = objects.VOLCANO_JOBS, self.mirror.name_of(record.lease.queue)
+            document = objects.volcano_job(record.lease, self.options, secret, template, queue)
+        else:
+            kind, document = objects.PLAIN_JOBS, objects.plain_job(record.lease, self.options, secret, template)
         try:
             await self._namespace(record.lease)
             if record.size > 1 and not self.uses_volcano:  # Volcano makes its own
@@ -367,8 +378,9 @@ class KubernetesDriver(Driver):
             return
         self._entries.pop(run_id, None)
 
-    async def apply_queues(self, desired: Sequence[Mapping[str, Any]]) -> None:
-        """Queues are not mirrored yet."""
+    async def apply_queues(self, desired: Sequence[DesiredQueue]) -> None:
+        """Mirror them as Volcano's queues."""
+        await self.mirror.apply(desired)
 
 
 def _runner_bytes(build: Callable[[str], Any]) -> bytes:

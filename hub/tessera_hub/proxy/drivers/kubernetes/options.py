@@ -34,7 +34,8 @@ class KubernetesOptions:
         environments: environment name → image.
         service_url: address of the service as a run's pod reaches it.
         prefix: of the tenants' namespaces, and the mark of what is ours: two Proxies of one cluster need two.
-        queue: of Volcano, for runs where Volcano is.
+        queue: of Volcano, for runs whose own queue is not mirrored.
+        mirror_queues: keep a queue at Volcano for each queue of the service.
         volcano: use Volcano where its definitions are.
         python: program of the image that runs runner and courier.
         user: Unix id of the processes in a pod.
@@ -53,6 +54,7 @@ class KubernetesOptions:
     service_url: str = ""
     prefix: str = "tessera"
     queue: str = "default"
+    mirror_queues: bool = True
     volcano: bool = True
     python: str = "python3"
     user: int = 1000

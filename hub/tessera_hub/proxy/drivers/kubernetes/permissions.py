@@ -22,7 +22,8 @@ def rules(prefix: str) -> list[dict[str, Any]]:
         {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": _READ},
         {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": _READ},
         {"apiGroups": ["batch.volcano.sh"], "resources": ["jobs"], "verbs": _READ},
-        {"apiGroups": ["scheduling.volcano.sh"], "resources": ["podgroups", "queues"], "verbs": _READ},
+        {"apiGroups": ["scheduling.volcano.sh"], "resources": ["podgroups"], "verbs": _READ},
+        {"apiGroups": ["scheduling.volcano.sh"], "resources": ["queues"], "verbs": [*_READ, "create", "patch", "delete"]},
         {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "create"]},
         {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["rolebindings"], "verbs": ["get", "create"]},
         {
@@ -59,6 +60,11 @@ def tenant_rules() -> list[dict[str, Any]]:
     ]
 
 
+def system_rules() -> list[dict[str, Any]]:
+    """What it may do in its own namespace: give Volcano the orders that open and close its queues."""
+    return [{"apiGroups": ["bus.volcano.sh"], "resources": ["commands"], "verbs": ["get", "create"]}]
+
+
 def system_namespace(prefix: str) -> str:
     """Return the namespace of the Proxy itself."""
     return f"{prefix}-system"
@@ -67,8 +73,9 @@ def system_namespace(prefix: str) -> str:
 def manifest(prefix: str = "tessera") -> list[dict[str, Any]]:
     """Return the objects: namespace, account, roles, binding and the admission policy."""
     namespace, name = system_namespace(prefix), f"{prefix}-proxy"
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
-    metadata = {"name": name}
+    group = "rbac.authorization.k8s.io"
+    metadata, here = {"name": name}, {"name": name, "namespace": namespace}
+    me = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}]
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": namespace}},
@@ -78,8 +85,16 @@ def manifest(prefix: str = "tessera") -> list[dict[str, Any]]:
             "apiVersion": _RBAC,
             "kind": "ClusterRoleBinding",
             "metadata": metadata,
-            "roleRef": role,
-            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}],
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+            "subjects": me,
+        },
+        {"apiVersion": _RBAC, "kind": "Role", "metadata": here, "rules": system_rules()},
+        {
+            "apiVersion": _RBAC,
+            "kind": "RoleBinding",
+            "metadata": here,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+            "subjects": me,
         },
         *_admission(prefix, f"system:serviceaccount:{namespace}:{ACCOUNT}"),
     ]
@@ -99,15 +114,32 @@ def _admission(prefix: str, who: str) -> list[dict[str, Any]]:
                     "operations": ["CREATE", "UPDATE"],
                     "resources": ["rolebindings"],
                 },
+                {
+                    "apiGroups": ["scheduling.volcano.sh"],
+                    "apiVersions": ["*"],
+                    "operations": ["CREATE", "UPDATE", "DELETE"],
+                    "resources": ["queues"],
+                },
+                {"apiGroups": ["bus.volcano.sh"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["commands"]},
             ]
         },
         "matchConditions": [{"name": "is-the-proxy", "expression": mine}],
         "validations": [
             {
-                "expression": f"object.kind == 'Namespace' ? object.metadata.name.startsWith('{prefix}-tenant-') "
-                f": request.namespace.startsWith('{prefix}-tenant-')",
+                "expression": f"request.resource.resource == 'namespaces' ? object.metadata.name.startsWith('{prefix}-tenant-') "
+                f": request.resource.resource == 'rolebindings' ? request.namespace.startsWith('{prefix}-tenant-') : true",
                 "message": f"the Proxy works in namespaces {prefix}-tenant-… only",
-            }
+            },
+            {
+                "expression": "request.resource.resource == 'queues' ? "
+                f"(request.operation == 'DELETE' ? oldObject : object).metadata.name.startsWith('{prefix}-') : true",
+                "message": f"the Proxy keeps queues {prefix}-… only",
+            },
+            {
+                "expression": "request.resource.resource == 'commands' ? object.target.kind == 'Queue' "
+                f"&& object.target.name.startsWith('{prefix}-') : true",
+                "message": f"the Proxy opens and closes queues {prefix}-… only",
+            },
         ],
     }
     return [

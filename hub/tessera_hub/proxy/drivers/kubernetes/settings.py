@@ -34,7 +34,9 @@ class KubernetesSettings(Strict):
     volcano: bool = True
     """Use Volcano where it is."""
     queue: Label = "default"
-    """Volcano's queue."""
+    """Volcano's queue for runs whose own queue is not mirrored."""
+    mirror_queues: bool = True
+    """Keep a queue at Volcano for each queue of the service, with its limits."""
     python: str = "python3"
     """Program of the images that runs runner and courier."""
     user: Annotated[int, Field(ge=1)] = 1000
@@ -85,6 +87,7 @@ def read_options(path: Path | None, kubeconfig: Path | None, environments: Mappi
         service_url=found.service_url or url,
         prefix=found.namespace_prefix,
         queue=found.queue,
+        mirror_queues=found.mirror_queues,
         volcano=found.volcano,
         python=found.python,
         user=found.user,

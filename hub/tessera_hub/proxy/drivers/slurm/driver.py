@@ -32,7 +32,7 @@ from tessera_hub.proxy.drivers.slurm.results import collect, usage_of
 from tessera_hub.proxy.drivers.slurm.settings import SlurmSettings
 from tessera_hub.proxy.drivers.slurm.transport import Transport, TransportError
 from tessera_hub.proxy.errors import ProxyError
-from tessera_hub.schemas.protocol import Inventory, Lease
+from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
 from tessera_hub.schemas.tasks import Phase
 
 log = structlog.get_logger(__name__)
@@ -398,5 +398,5 @@ class SlurmDriver(Driver):
             return
         del self._entries[run_id]
 
-    async def apply_queues(self, desired: Sequence[Mapping[str, Any]]) -> None:
+    async def apply_queues(self, desired: Sequence[DesiredQueue]) -> None:
         """Slurm's associations belong to its operators; the hub holds back what a queue may not start."""
