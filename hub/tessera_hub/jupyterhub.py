@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,19 +94,29 @@ def _sign_in(c: Any, here: Installation) -> None:
     c.PasswordAuthenticator.only_person = here.owner if here.single_person else ""
     c.Authenticator.allow_all = True  # a password is given by the operator, who has one is welcome
     c.Authenticator.admin_users = {here.owner}
+    c.JupyterHub.load_groups = groups_of(here.people_and_tenants())
+    c.JupyterHub.custom_scopes = CUSTOM_SCOPES
+    c.JupyterHub.load_roles = roles([here.owner])
+
+
+def groups_of(people: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the hub's groups of *people*, person → tenant: one for each tenant."""
     groups: dict[str, dict[str, Any]] = {}
-    for person, tenant in here.people_and_tenants().items():
+    for person, tenant in people.items():
         group = groups.setdefault(tenant, {"users": [], "properties": {"tessera.tenant": tenant}})
         group["users"].append(person)
-    c.JupyterHub.load_groups = groups
-    c.JupyterHub.custom_scopes = CUSTOM_SCOPES
-    c.JupyterHub.load_roles = [
+    return groups
+
+
+def roles(operators: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the hub's roles: everybody's, the *operators'*, the service's and the spawner's."""
+    return [
         {"name": "user", "scopes": ["self", *PERSON_SCOPES]},
         {
             "name": "tessera-operator",
             "description": "Operates Tessera",
             "scopes": ["custom:tessera:operate", f"access:services!service={SERVICE}"],
-            "users": [here.owner],
+            "users": list(operators),
         },
         {"name": "tessera-service", "scopes": SERVICE_SCOPES, "services": [SERVICE]},
         {
@@ -136,17 +146,22 @@ def _spawner(c: Any, here: Installation) -> None:
 
 
 def _services(c: Any, here: Installation, *, managed: bool) -> None:
-    service: dict[str, Any] = {
-        "name": SERVICE,
-        "url": f"http://127.0.0.1:{here.service_port}",
-        "api_token": here.secret("service-token"),
-        "display": False,
-        "oauth_no_confirm": True,
-        "oauth_client_allowed_scopes": [*PERSON_SCOPES, "custom:tessera:operate"],
-    }
+    service = service_entry(f"http://127.0.0.1:{here.service_port}", here.secret("service-token"))
     local: dict[str, Any] = {"name": "tessera-local", "display": False}
     if managed:
         service |= {"command": service_command(here), "environment": tessera_environment(here)}
         local |= {"command": proxy_command(here)}
     services = [service, {"name": SPAWNER_SERVICE, "api_token": here.secret("spawner-token"), "display": False}]
     c.JupyterHub.services = [*services, local] if managed else services
+
+
+def service_entry(url: str, token: str) -> dict[str, Any]:
+    """Return the hub's entry of the service at *url*, which comes to the hub with *token*."""
+    return {
+        "name": SERVICE,
+        "url": url,
+        "api_token": token,
+        "display": False,
+        "oauth_no_confirm": True,
+        "oauth_client_allowed_scopes": [*PERSON_SCOPES, "custom:tessera:operate"],
+    }

@@ -29,11 +29,10 @@ from tessera_hub.proxy.drivers.kubernetes.ranks import living
 from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, Record, parsed
 from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace, own_subject
 from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender, in_thread
-from tessera_hub.proxy.drivers.launching import SCRIPT_KINDS
 from tessera_hub.proxy.drivers.outcome import reason_of
 from tessera_hub.proxy.drivers.runrecords import End, Order
 from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
-from tessera_hub.schemas.tasks import Phase, TaskKind
+from tessera_hub.schemas.tasks import SCRIPT_KINDS, Phase, TaskKind
 from volcano_client.collection import Collection
 from volcano_client.errors import ClusterApiError
 from volcano_client.features import Features, detect
@@ -72,7 +71,7 @@ class KubernetesDriver(Driver):
         self._loop: asyncio.AbstractEventLoop | None = None
         self.picture = Picture(transport, options, self._woken)
         self.tender = Tender(transport, self.picture, options.gang_seconds)
-        self.mirror = QueueMirror(transport, options.prefix, self._devices)
+        self.mirror = QueueMirror(transport, options.prefix, self._devices, options.namespace)
 
     # --- life -----------------------------------------------------------------------------------------------------
 

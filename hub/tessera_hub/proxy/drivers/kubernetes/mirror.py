@@ -41,12 +41,14 @@ class QueueMirror:
     Args:
         prefix: of the names, and the mark of what is ours.
         devices: returns all cards of the cluster.
+        namespace: of the orders to Volcano; empty: that of the manifest.
     """
 
-    def __init__(self, transport: Transport, prefix: str, devices: Callable[[], Sequence[Device]]) -> None:
+    def __init__(self, transport: Transport, prefix: str, devices: Callable[[], Sequence[Device]], namespace: str = "") -> None:
         self._queues = Collection(transport, QUEUES)
         self._commands = Collection(transport, COMMANDS)
         self._prefix = prefix
+        self._namespace = namespace or system_namespace(prefix)
         self._devices = devices
         self._desired: Sequence[DesiredQueue] | None = None
         self._there: frozenset[str] = frozenset()
@@ -131,7 +133,7 @@ class QueueMirror:
             case "open" | "close":
                 action: Action = "OpenQueue" if step.action == "open" else "CloseQueue"
                 # One order at a time: it bears the queue's name, and goes when Volcano has taken it.
-                named = Named(f"{name}-{step.action}", system_namespace(self._prefix), {SITE: self._prefix})
+                named = Named(f"{name}-{step.action}", self._namespace, {SITE: self._prefix})
                 target = Owner(QUEUES.api_version, QUEUES.kind, name, step.node.uid)
                 self._commands.create_or_get(command(named, action, target, reason="the service's queue"))
 

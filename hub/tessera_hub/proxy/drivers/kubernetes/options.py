@@ -35,6 +35,7 @@ class KubernetesOptions:
         service_url: address of the service as a run's pod reaches it.
         prefix: of the tenants' namespaces, and the mark of what is ours: two Proxies of one cluster need two.
         queue: of Volcano, for runs whose own queue is not mirrored.
+        namespace: the Proxy's own, for its orders to Volcano; empty: ``<prefix>-system``.
         mirror_queues: keep a queue at Volcano for each queue of the service.
         volcano: use Volcano where its definitions are.
         python: program of the image that runs runner and courier.
@@ -53,6 +54,7 @@ class KubernetesOptions:
     environments: Mapping[str, str] = field(default_factory=dict)
     service_url: str = ""
     prefix: str = "tessera"
+    namespace: str = ""
     queue: str = "default"
     mirror_queues: bool = True
     volcano: bool = True

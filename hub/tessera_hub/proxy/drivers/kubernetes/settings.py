@@ -31,6 +31,8 @@ class KubernetesSettings(Strict):
     """Address of the service as pods reach it; None: that of ``--url``."""
     namespace_prefix: Label = "tessera"
     """Tenants' namespaces are called ``<prefix>-tenant-<number>``."""
+    namespace: Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")] = ""
+    """The Proxy's own, where its orders to Volcano lie; empty: ``<prefix>-system``."""
     volcano: bool = True
     """Use Volcano where it is."""
     queue: Label = "default"
@@ -86,6 +88,7 @@ def read_options(path: Path | None, kubeconfig: Path | None, environments: Mappi
         environments=images,
         service_url=found.service_url or url,
         prefix=found.namespace_prefix,
+        namespace=found.namespace,
         queue=found.queue,
         mirror_queues=found.mirror_queues,
         volcano=found.volcano,
