@@ -34,6 +34,8 @@ def _parser(name: str, *, takes_file: bool) -> _Parser:
         parser.add_argument("file")
     for option in ("--cards", "--cpu", "--memory", "--name", "--queue"):
         parser.add_argument(option)
+    parser.add_argument("--nodes", type=int)
+    parser.add_argument("--framework", choices=["none", "pytorch", "tensorflow", "mpi"])
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--follow", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
@@ -57,6 +59,10 @@ def submit_options(arguments: argparse.Namespace) -> SubmitOptions:
         options["name"] = arguments.name
     if arguments.queue is not None:
         options["queue"] = arguments.queue
+    if arguments.nodes is not None:
+        options["nodes"] = arguments.nodes
+    if arguments.framework is not None:
+        options["framework"] = arguments.framework
     parameters = {}
     for text in arguments.param:
         name, equals, value = text.partition("=")

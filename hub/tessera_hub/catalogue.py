@@ -102,6 +102,7 @@ def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], b
             "kind": cluster.driver,
             "state": state,
             "workspaces": cluster.workspaces,
+            "gang": "gang" in cluster.capabilities,
             "last_contact": cluster.last_contact_at,
             "cards": cards,
             "free": {d: max(0, a - held.get(d, 0)) for d, a in free.items()},

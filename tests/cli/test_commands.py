@@ -32,6 +32,20 @@ def notebook(folder: Path) -> None:
 SMALL = ("--cpu", "0.1", "--memory", "256MiB")
 
 
+def test_a_training_of_several_nodes_is_told_where_none_can_run_it(tessera: Tessera, tmp_path: Path) -> None:
+    write(tmp_path, "print('one of many')")
+    told = tessera("submit", "job.py", "--nodes", "2", "--framework", "pytorch", *SMALL)
+    assert told.returncode == 1
+    assert "never.no_gang" in told.stderr + told.stdout or "several nodes" in told.stderr, told.stderr
+    done = tessera("submit", "job.py", "--kind", "training", "--follow", *SMALL)
+    assert done.returncode == 0, done.stderr
+    task = re.search(r"as task ([0-9a-f-]{36})", done.stdout)
+    assert task
+    shown = json.loads(tessera("show", task[1], "--json").stdout)
+    assert shown["kind"] == "training"
+    assert tessera("submit", "job.py", "--nodes", "0").returncode == 2
+
+
 def test_a_followed_task_prints_its_output_and_ends_with_its_result(tessera: Tessera, tmp_path: Path) -> None:
     write(tmp_path, "import pathlib, time; time.sleep(1); print('seen é 世界'); pathlib.Path('out.txt').write_text('result')")
     done = tessera("submit", "job.py", "--follow", *SMALL)

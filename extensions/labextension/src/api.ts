@@ -927,6 +927,11 @@ export interface components {
             free: {
                 [key: string]: number;
             };
+            /**
+             * Gang
+             * @default false
+             */
+            gang: boolean;
             /** Kind */
             kind: string;
             /** Last Contact */

@@ -1,6 +1,6 @@
 /** The submit dialog's choices, and the specification made of them. */
 import { EVERY_DAY, fromCron, toCron, type IRecurrence } from './cron';
-import type { CardCapacity, Include, Json, TaskKind, TaskRequest } from './types';
+import type { CardCapacity, Framework, Include, Json, TaskKind, TaskRequest } from './types';
 
 export type Compute = 'cpu' | 'share' | 'whole';
 
@@ -23,6 +23,9 @@ export interface IDraft {
   shareCentiCards: number;
   shareMemoryMib: number | null;
   wholeCards: number;
+  /** Equal parts of a script, each with the resources above. */
+  nodes: number;
+  framework: Framework;
   when: 'now' | 'later' | 'again';
   /** Local time as a `datetime-local` input holds it. */
   startAt: string;
@@ -83,6 +86,8 @@ export function newDraft(path: string, start: Partial<IDraft> = {}): IDraft {
     shareCentiCards: 50,
     shareMemoryMib: null,
     wholeCards: 1,
+    nodes: 1,
+    framework: 'none',
     when: 'now',
     startAt: '',
     recurrence: EVERY_DAY,
@@ -125,10 +130,11 @@ export function toRequest(draft: IDraft): TaskRequest {
     kernel: draft.kernel,
     parameters: draft.parameters,
     output_folder: draft.outputFolder,
+    framework: draft.framework,
     roles: [
       {
         name: 'main',
-        replicas: 1,
+        replicas: draft.nodes,
         resources: { cpu_millicores: draft.cpuMillicores, memory_mib: draft.memoryMib, cards }
       }
     ],
@@ -172,6 +178,8 @@ export function fromRequest(spec: TaskRequest): IDraft {
     shareCentiCards: share ? cards.centi_cards : draft.shareCentiCards,
     shareMemoryMib: share ? (cards.memory_mib ?? null) : null,
     wholeCards: cards && !share ? Math.max(1, cards.centi_cards / 100) : 1,
+    nodes: spec.roles?.[0]?.replicas ?? 1,
+    framework: spec.framework ?? 'none',
     maxRunSeconds: spec.lifecycle?.max_run_seconds ?? null,
     retries: spec.lifecycle?.retries ?? 0,
     outputFolder: spec.output_folder ?? null,
@@ -185,12 +193,15 @@ export function fromRequest(spec: TaskRequest): IDraft {
   };
 }
 
-/** What the draft asks for, by dimension. */
+/** What the draft asks for, by dimension, over all its nodes. */
 export function askedFor(draft: IDraft): Record<string, number> {
-  const asked: Record<string, number> = { cpu: draft.cpuMillicores, memory: draft.memoryMib };
+  const asked: Record<string, number> = {
+    cpu: draft.cpuMillicores * draft.nodes,
+    memory: draft.memoryMib * draft.nodes
+  };
   if (draft.compute !== 'cpu' && draft.cardModel) {
     asked[`cards/${draft.cardModel}`] =
-      draft.compute === 'share' ? draft.shareCentiCards : draft.wholeCards * 100;
+      (draft.compute === 'share' ? draft.shareCentiCards : draft.wholeCards * 100) * draft.nodes;
   }
   return asked;
 }

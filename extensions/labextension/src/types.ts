@@ -31,6 +31,7 @@ export type TaskBill = Schemas['TaskBill'];
 export type TaskDetail = Filled<Schemas['TaskDetail'], 'reasons' | 'progress'>;
 export type TaskEvent = Schemas['TaskEvent'];
 export type TaskKind = Schemas['TaskKind'];
+export type Framework = Schemas['TaskSpec']['framework'];
 export type TaskPage = { items: Task[]; next?: string | null };
 
 /** A specification to submit: what is left out takes the service's default. */

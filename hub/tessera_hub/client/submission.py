@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from pydantic import JsonValue
 
 from tessera_hub.i18n import gettext as _
-from tessera_hub.schemas.resources import Resources
+from tessera_hub.schemas.resources import Framework, Resources
 from tessera_hub.schemas.tasks import InputFile, Inputs, Task, TaskKind, TaskSpec
 
 from . import calls
@@ -48,6 +48,12 @@ class TaskOptions(TypedDict, total=False):
     """Memory on the card; by default in proportion to the share."""
     cpu: Cores
     memory: Memory
+    nodes: int
+    """Equal parts of a script, each with the resources above on a node of its own or beside another; 1 by default."""
+    framework: Framework
+    """Whose variables the parts read to find each other: ``pytorch``, ``tensorflow``, ``mpi``; ``none`` by default."""
+    kind: Literal["script", "training", "finetune"]
+    """What lists call a script; a notebook is always one."""
     tenant: str
     queue: str
     cluster: str | Sequence[str]
@@ -101,17 +107,17 @@ def specification(entry: str, options: TaskOptions, inputs: Inputs | None = None
     cluster = options.get("cluster")
     wanted: dict[str, Any] = {
         "name": options.get("name") or entry,
-        "kind": kind_of(Path(entry)),
+        "kind": options.get("kind") or kind_of(Path(entry)),
         "entry": entry,
         "inputs": inputs or Inputs(files=[InputFile(path=entry, sha256=_NOT_READ_YET, size=0)]),
         "parameters": dict(options.get("parameters") or {}),
         "clusters": [cluster] if isinstance(cluster, str) else list(cluster) if cluster is not None else None,
-        "roles": [{"resources": _resources_of(options)}],
+        "roles": [{"replicas": options.get("nodes", 1), "resources": _resources_of(options)}],
         "lifecycle": {"max_run_seconds": options.get("max_run_seconds"), "retries": options.get("retries", 0)},
     }
     if (at := options.get("at")) is not None:
         wanted["schedule"] = {"at": _moment(at)}
-    for same in ("tenant", "queue", "environment", "kernel", "priority", "preemptible", "policy", "output_folder"):
+    for same in ("tenant", "queue", "environment", "kernel", "priority", "preemptible", "policy", "framework", "output_folder"):
         if (value := options.get(same)) is not None:
             wanted[same] = value
     for name, mapping in (("variables", options.get("variables")), ("labels", options.get("labels"))):

@@ -35,6 +35,8 @@ class ClusterCapacity(Strict):
     kind: str
     state: Literal["ok", "suspect", "unreachable", "draining", "never_connected"]
     workspaces: bool
+    gang: bool = False
+    """Whether it runs tasks of several nodes, all of them or none."""
     last_contact: datetime | None
     cards: list[CardCapacity]
     free: ResourceVector

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, JsonValue, field_validator, model_validator
@@ -29,6 +29,10 @@ class TaskKind(StrEnum):
     FINETUNE = "finetune"
     SERVICE = "service"
     WORKSPACE = "workspace"
+
+
+SCRIPT_KINDS: Final = frozenset({TaskKind.SCRIPT, TaskKind.TRAINING, TaskKind.FINETUNE})
+"""What runs a program from its start to its end; they differ in what people call them, for lists and bills."""
 
 
 class Phase(StrEnum):
@@ -210,7 +214,7 @@ class TaskSpec(TaskDraft):
     def _entry(self) -> Self:
         if self.entry is not None:
             safe_relative_path(self.entry)
-        if self.kind in (TaskKind.NOTEBOOK, TaskKind.SCRIPT) and not self.entry:
+        if self.kind in (TaskKind.NOTEBOOK, *SCRIPT_KINDS) and not self.entry:
             raise ValueError(_("entry: name the notebook or script to run"))
         if self.kind is TaskKind.NOTEBOOK and self.entry and not self.entry.endswith(".ipynb"):
             raise ValueError(_("entry: a notebook's name ends with .ipynb; use kind 'script' for other files"))

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tessera_hub.quota.tenants import DEFAULT_QUEUE
 from tessera_hub.schemas.resources import CardRequest, ResourceVector
-from tessera_hub.schemas.tasks import TaskDraft, TaskKind, TaskSpec
+from tessera_hub.schemas.tasks import SCRIPT_KINDS, TaskDraft, TaskKind, TaskSpec
 from tessera_hub.store.tables import Blob, Queue, TaskRow
 
 
@@ -149,5 +149,5 @@ def refuse_unsupported(spec: TaskDraft) -> None:
     Raises:
         SubmissionError: ``kind.unsupported``.
     """
-    if spec.kind not in (TaskKind.NOTEBOOK, TaskKind.SCRIPT, TaskKind.WORKSPACE):
+    if spec.kind not in (TaskKind.NOTEBOOK, *SCRIPT_KINDS, TaskKind.WORKSPACE):
         raise SubmissionError("kind.unsupported", kind=spec.kind.value)

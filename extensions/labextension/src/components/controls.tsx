@@ -36,6 +36,7 @@ export interface IOption<T extends string> {
 
 export function Select<T extends string>(props: {
   id?: string;
+  describedBy?: string;
   value: T;
   options: IOption<T>[];
   label?: string;
@@ -44,6 +45,7 @@ export function Select<T extends string>(props: {
   return (
     <select
       id={props.id}
+      aria-describedby={props.describedBy}
       className="tsr-input tsr-select"
       aria-label={props.label}
       value={props.value}

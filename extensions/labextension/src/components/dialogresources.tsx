@@ -1,12 +1,13 @@
 /** *Resources* of the job: cores, memory, a share of a card or whole cards. */
 import * as React from 'react';
-import { cardClasses } from '../draft';
-import type { CardCapacity } from '../types';
+import { cardClasses, kindOf } from '../draft';
+import type { CardCapacity, ClusterCapacity } from '../types';
 import { useModel, useUi } from './context';
-import { Field, Segments, SliderNumber } from './controls';
+import { Field, Segments, Select, SliderNumber } from './controls';
 import type { ISectionProps } from './dialogstate';
 
 const SHARE_STEP = 5;
+const MOST_NODES = 10_000;
 
 /** Cores and memory in the proportion in which machines have them. */
 const SIZES = [
@@ -116,7 +117,70 @@ export function ResourcesSection(props: ISectionProps): React.JSX.Element {
       {draft.compute !== 'cpu' ? (
         <Cards {...props} cards={draft.compute === 'share' ? shared : cards} />
       ) : null}
+      {kindOf(draft.path) === 'script' ? <Nodes {...props} clusters={clusters} /> : null}
     </>
+  );
+}
+
+/** Several nodes for a script, each with the resources above. */
+function Nodes(props: ISectionProps & { clusters: ClusterCapacity[] }): React.JSX.Element {
+  const { trans } = useUi();
+  const { draft, change, clusters } = props;
+  const able = clusters.some(cluster => cluster.gang);
+  return (
+    <div className="tsr-grid">
+      <Field
+        label={trans.__('Nodes')}
+        hint={
+          able
+            ? trans.__('Equal parts with these resources each; they start together.')
+            : trans.__('No cluster you may use runs jobs of several nodes.')
+        }
+      >
+        {(id, note) => (
+          <input
+            id={id}
+            aria-describedby={note}
+            className="tsr-input"
+            type="number"
+            min={1}
+            max={MOST_NODES}
+            step={1}
+            value={draft.nodes}
+            disabled={!able && draft.nodes === 1}
+            onChange={event => {
+              const nodes = Math.trunc(Number(event.target.value));
+              if (nodes >= 1 && nodes <= MOST_NODES) {
+                change({ nodes });
+              }
+            }}
+          />
+        )}
+      </Field>
+      {draft.nodes > 1 ? (
+        <Field
+          label={trans.__('Framework')}
+          hint={trans.__('Its variables tell each part where the others are.')}
+        >
+          {(id, note) => (
+            <Select
+              id={id}
+              describedBy={note}
+              value={draft.framework}
+              options={[
+                { value: 'none', label: trans.__('None') },
+                { value: 'pytorch', label: 'PyTorch' },
+                { value: 'tensorflow', label: 'TensorFlow' },
+                { value: 'mpi', label: 'MPI' }
+              ]}
+              onChange={framework => {
+                change({ framework });
+              }}
+            />
+          )}
+        </Field>
+      ) : null}
+    </div>
   );
 }
 

@@ -19,7 +19,7 @@ from tessera_hub.proxy.drivers.accounts import UID_BASE, UID_COUNT, Account, hom
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.rundirectory import RunDirectory
 from tessera_hub.schemas.protocol import Lease
-from tessera_hub.schemas.tasks import TaskKind
+from tessera_hub.schemas.tasks import SCRIPT_KINDS, TaskKind
 
 RUN_SCHEMA: Final = 1
 DEFAULT_OUTPUT_BYTES: Final = 64 << 20
@@ -28,7 +28,6 @@ _KERNELS: Final = (
     "from jupyter_client.kernelspec import KernelSpecManager\n"
     "print(json.dumps(sorted(KernelSpecManager().find_kernel_specs())))\n"
 )
-SCRIPT_KINDS: Final = frozenset({TaskKind.SCRIPT, TaskKind.TRAINING, TaskKind.FINETUNE})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import structlog
 
 from tessera_hub.proxy.drivers.base import DriverError, InputSource
 from tessera_hub.proxy.drivers.launching import (
-    SCRIPT_KINDS,
     LocalOptions,
     new_run_folder,
     note_inputs,
@@ -33,7 +32,7 @@ from tessera_hub.proxy.drivers.slurm.submission import comment_of, job_arguments
 from tessera_hub.proxy.drivers.slurm.transport import TransportError
 from tessera_hub.schemas.protocol import Lease
 from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode, ResourceVector
-from tessera_hub.schemas.tasks import TaskKind
+from tessera_hub.schemas.tasks import SCRIPT_KINDS, TaskKind
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
