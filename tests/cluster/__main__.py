@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from tests.cluster.gotools import tools
 from tests.cluster.machine import Machine
 from tests.cluster.parts import ClusterError, check, kubernetes, pause_image, runs_image, say
+from tests.helm import images
 
 
 def main(arguments: list[str]) -> int:
@@ -18,11 +20,11 @@ def main(arguments: list[str]) -> int:
                 Machine().down()
             case ["build"]:
                 check()
-                kubernetes(), pause_image(), runs_image()
+                kubernetes(), tools(), pause_image(), runs_image()
             case _:
                 say("usage: python -m tests.cluster up|down|build")
                 return 2
-    except ClusterError as error:
+    except (ClusterError, images.context.ContextError) as error:
         say(str(error))
         return 1
     return 0

@@ -34,6 +34,7 @@ PROGRAMS: Final = {
     "ctr": "containerd",
     "runc": "runc",
     "debootstrap": "debootstrap",
+    "buildah": "buildah",
     "iptables": "iptables",
     "ip": "iproute2",
     "openssl": "openssl",
