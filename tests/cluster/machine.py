@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tessera_hub.installation import free_port
+from tests.cluster import names
+from tests.cluster.gotools import tools
 from tests.cluster.parts import CNI, PAUSE_IMAGE, ClusterError, check, checked, kubernetes, pause_image, program, runs_image, say
 
 REPOSITORY: Final = Path(__file__).parent.parent.parent
@@ -110,6 +112,7 @@ class Machine:
             say(f"the cluster is up already: {self.kubeconfig}")
             return
         programs, images = kubernetes(), [pause_image(), runs_image()]
+        tools()
         RUN.mkdir(exist_ok=True, mode=0o755)
         with (RUN / "lock").open("w") as lock:
             try:
@@ -157,6 +160,7 @@ class Machine:
         say("waiting for the node")
         _wait("the node", self._node_ready, 60, self.logs / "kubelet.log")
         self._start_program("proxy", "kube-proxy", f"--config={self._proxy_configuration()}")
+        self._names()
 
     def _write(self, name: str, document: Any) -> Path:
         path = self.home / name
@@ -340,6 +344,8 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
             "cgroupRoot": f"/{CGROUP}",
             "failCgroupV1": False,
             "containerRuntimeEndpoint": f"unix://{RUN}/containerd.sock",
+            "clusterDNS": [GATEWAY],
+            "clusterDomain": names.DOMAIN,
             "resolvConf": str(self.home / "resolv.conf"),
             "failSwapOn": False,
             "makeIPTablesUtilChains": False,
@@ -361,6 +367,12 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
             f"--hostname-override={NODE}",
             f"--node-ip={GATEWAY}",
         )
+
+    def _names(self) -> None:
+        configuration = self._write("Corefile", names.corefile(GATEWAY, self.kubeconfig))
+        self._start("dns", [str(tools() / "dns"), "-conf", str(configuration)])
+        service = f"kubernetes.default.svc.{names.DOMAIN}"
+        _wait("the name server", lambda: names.lookup(GATEWAY, service) is not None, 30, self.logs / "dns.log")
 
     def _node_ready(self) -> bool:
         with suppress(OSError, ValueError):
@@ -403,7 +415,7 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
 
     def down(self, *, keep_logs: bool = False) -> None:
         """Remove every trace; what is not there is no error."""
-        for name in ("kubelet", "proxy", "scheduler", "controllers", "apiserver", "etcd"):
+        for name in ("kubelet", "dns", "proxy", "scheduler", "controllers", "apiserver", "etcd"):
             self.stop_part(name)
         self._end_containers()
         self.stop_part("containerd")
