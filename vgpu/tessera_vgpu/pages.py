@@ -256,8 +256,8 @@ class Usage:
     Attributes:
         reserved_bytes: per card, the counter that allocations are checked against.
         totals: per card over the living and the ended processes; sums stop at 2⁶⁴ − 1.
-        anomalies: what cannot be true, as stable words; ``truncated``, ``magic``, ``version``, ``not_a_file``, ``saturated``,
-            ``repeated_pid``, ``unknown_card``, ``process_without_pid``.
+        anomalies: what cannot be true, as stable words; ``truncated``, ``magic``, ``version``, ``not_a_file``, ``oversized``,
+            ``saturated``, ``repeated_pid``, ``unknown_card``, ``process_without_pid``.
     """
 
     limits_generation: int
@@ -267,13 +267,13 @@ class Usage:
     anomalies: tuple[str, ...]
 
 
-def create_usage(path: Path, user: int = -1, group: int = -1) -> None:
-    """Write an empty usage page that *user* may change (-1: the caller)."""
+def create_usage(path: Path) -> None:
+    """Write an empty usage page that every user may change: it is mounted into one container, whose users are not known."""
     page = UsagePageBytes(magic=USAGE_MAGIC, version=VERSION, size=ctypes.sizeof(UsagePageBytes))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.write(descriptor, bytes(page))
-        os.fchown(descriptor, user, group)
+        os.fchmod(descriptor, 0o666)
     finally:
         os.close(descriptor)
 
@@ -295,17 +295,18 @@ def _copy(path: Path) -> tuple[bytes, list[str]]:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return b"", ["not_a_file"]
+        large = os.fstat(descriptor).st_size > size
         content = os.pread(descriptor, size, 0)
     except OSError:
         return b"", ["not_a_file"]
     finally:
         os.close(descriptor)
-    return content, ["truncated"] if len(content) < size else []
+    return content, ["truncated"] if len(content) < size else ["oversized"] if large else []
 
 
 def _usage(page: UsagePageBytes, card_count: int, anomalies: list[str]) -> Usage:
     found = set(anomalies)
-    if not anomalies:
+    if not {"truncated", "not_a_file"} & found:
         found |= {"magic"} if page.magic != USAGE_MAGIC else set()
         found |= {"version"} if page.version != VERSION or page.size != ctypes.sizeof(UsagePageBytes) else set()
     processes: list[ProcessUsage] = []
