@@ -1644,6 +1644,11 @@ export interface components {
              */
             principal_id: number;
             /**
+             * Queue
+             * @default
+             */
+            queue: string;
+            /**
              * Run Id
              * @default
              */
@@ -3294,7 +3299,7 @@ export interface operations {
             header?: never;
             path: {
                 run_id: string;
-                stream: "output" | "progress";
+                stream: string;
             };
             cookie?: never;
         };
@@ -3985,7 +3990,7 @@ export interface operations {
             header?: never;
             path: {
                 task_id: string;
-                stream: "output" | "progress";
+                stream: string;
             };
             cookie?: never;
         };

@@ -155,7 +155,11 @@ export class Client {
   }
 
   /** A piece of a log from byte `offset`; null while there is none. */
-  async log(id: string, stream: 'output' | 'progress', offset: number): Promise<ILogPiece | null> {
+  async log(
+    id: string,
+    stream: 'output' | 'progress' | `part-${number}`,
+    offset: number
+  ): Promise<ILogPiece | null> {
     try {
       const response = await this.request(
         this.url(`v1/tasks/${id}/logs/${stream}`, { offset, limit: 1 << 20 }),

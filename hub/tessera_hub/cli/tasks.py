@@ -143,14 +143,17 @@ def local_time(moment: datetime | None) -> str:
 @click.option(
     "--progress", "stream", flag_value="progress", default="output", help="The runner's progress instead of the output."
 )
+@click.option("--part", type=click.IntRange(0), default=0, help="Output of this part of a task of several nodes; 0 is the first.")
 @connected
-def logs(client: TesseraClient, task: str, follow: bool, stream: str | None, as_json: bool) -> None:
+def logs(client: TesseraClient, task: str, follow: bool, stream: str | None, part: int, as_json: bool) -> None:
     """Print the output of a task.
 
     With --follow the exit code says how the task ended.
     """
     handle = find_task(client, task)
-    if follow and stream != "progress":
+    if part and stream != "progress":
+        stream = f"part-{part}"
+    if follow and stream == "output":
         sys.exit(follow_task(handle, as_json=as_json))
     text = handle.logs(follow=follow, stream=stream or "output")
     if as_json:
@@ -158,6 +161,8 @@ def logs(client: TesseraClient, task: str, follow: bool, stream: str | None, as_
         return
     for piece in text:
         click.echo(piece, nl=False)
+    if follow:
+        sys.exit(0 if handle.refresh().phase is Phase.SUCCEEDED else 1)
 
 
 @click.command()

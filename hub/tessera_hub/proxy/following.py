@@ -42,7 +42,7 @@ class StoreFullError(Exception):
 class Followed:
     """What was already told about a run."""
 
-    offsets: dict[str, int | None] = field(default_factory=lambda: {"output": None, "progress": None})
+    offsets: dict[str, int] = field(default_factory=dict)
     notebook: str | None = None
     notebook_at: float = 0.0
     metered: int = 0
@@ -216,14 +216,14 @@ class Follower:
         followed.progress = run.progress
 
     async def _send_logs(self, run: NativeRun, followed: Followed) -> None:
-        for stream in ("output", "progress"):
-            offset = followed.offsets[stream]
+        for stream in self.driver.streams(run.lease):
+            offset = followed.offsets.get(stream)
             if offset is None:  # after a restart the service says where to go on
                 offset = await self.connection.put_log(run.lease, stream, 0, b"")
             while data := await self.driver.logs(run.run_id, stream, offset, LOG_PIECE):
                 end = await self.connection.put_log(run.lease, stream, offset, data)
                 if end <= offset:
-                    if stream == "output":
+                    if stream != "progress":
                         followed.notes["output.truncated"] = {"where": "service", "limit_bytes": end}
                     break  # the service keeps no more of this stream
                 offset = min(end, offset + len(data))

@@ -6,11 +6,13 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Annotated, Final
 from uuid import UUID
 
-Stream = Literal["output", "progress"]
-STREAMS: Final = get_args(Stream)
+from pydantic import StringConstraints
+
+Stream = Annotated[str, StringConstraints(pattern=r"^(output|progress|part-[1-9][0-9]{0,3})$")]
+"""``output`` and ``progress`` of the first part, ``part-<n>`` the output of another; it names a file, so nothing else passes."""
 LOG_LIMIT: Final = 256 << 20
 """Bytes kept of one stream; runners bound their output well below."""
 

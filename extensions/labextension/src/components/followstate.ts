@@ -5,10 +5,9 @@ import { LogBuffer } from '../logbuffer';
 import { EventStream } from '../stream';
 import type { Task, TaskDetail, TaskEvent } from '../types';
 import { useModel } from './context';
+import { readLog } from './logread';
 
 const POLL_MS = 4000;
-/** What of a long log is shown to begin with. */
-const TAIL_BYTES = 1 << 20;
 
 export interface IFollowed {
   detail: TaskDetail | null;
@@ -48,28 +47,8 @@ export function useFollow(id: string): IFollowed {
     let fetchingLog: Promise<void> | null = null;
     log.restart(0);
 
-    const readLog = async (): Promise<void> => {
-      for (let first = log.end === 0; wanted; first = false) {
-        const piece = await client.log(id, 'output', log.end);
-        if (!piece || piece.end <= log.end) {
-          return;
-        }
-        if (first && piece.size > 2 * TAIL_BYTES) {
-          log.restart(piece.size - TAIL_BYTES);
-          continue;
-        }
-        if (!log.append(piece.text, piece.start, piece.end)) {
-          log.restart(piece.start);
-          log.append(piece.text, piece.start, piece.end);
-        }
-        logGrew();
-        if (log.end >= piece.size) {
-          return;
-        }
-      }
-    };
     const fetchLog = (): void => {
-      fetchingLog ??= readLog()
+      fetchingLog ??= readLog(client, id, 'output', log, logGrew, () => wanted)
         .catch(() => {
           // The next event or poll asks again.
         })

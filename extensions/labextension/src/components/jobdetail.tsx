@@ -14,7 +14,7 @@ import { JobCost } from './jobcost';
 import { JobFiles } from './jobfiles';
 import { confirmStop } from './jobspanel';
 import { ProgressCell } from './jobstable';
-import { LogView } from './logview';
+import { LogParts } from './logparts';
 import { NotebookView, type INotebookParts } from './notebookview';
 import { PhaseBadge, reasonText } from './phase';
 import { Timeline } from './timeline';
@@ -139,7 +139,14 @@ export function JobDetail(props: {
           />
         ) : null}
         {shown === 'output' ? (
-          <LogView log={followed.log} version={followed.logVersion} final={final} />
+          <LogParts
+            id={detail.id}
+            run={detail.run_id}
+            parts={detail.spec.roles?.[0]?.replicas ?? 1}
+            log={followed.log}
+            version={followed.logVersion}
+            final={final}
+          />
         ) : null}
         {shown === 'files' ? (
           <JobFiles detail={detail} contents={props.contents} openFile={props.openFile} />

@@ -22,7 +22,7 @@ from tessera_hub.i18n import current_language, language
 from tessera_hub.schemas.protocol import UsageSample
 from tessera_hub.schemas.tasks import OutputFile, Phase
 from tessera_hub.store.notify import task_topic, tenant_topic
-from tessera_hub.store.runfiles import STREAMS, Stream
+from tessera_hub.store.runfiles import Stream
 from tessera_hub.store.tables import RunOutput, RunRow, TaskRow, UsageSampleRow
 from tessera_hub.tasks.views import TaskRecord, fetch, records, task_view
 
@@ -213,7 +213,7 @@ async def _everything(
 ) -> AsyncIterator[ServerSentEvent]:
     prefixes = ("tenant/",) if first.operator else tuple(f"{tenant_topic(t)}/" for t in first.tenants.values())
     with language(speaks), context.store.notifier.subscribe(*prefixes, "*") as changes:
-        yield _event("hello", {"streams": list(STREAMS)})
+        yield _event("hello", {})
         while True:
             topics = await changes.wait(PING_SECONDS)
             caller = await allowed.now()

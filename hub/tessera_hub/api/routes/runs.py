@@ -87,7 +87,9 @@ async def put_log(
     run_id: UUID, stream: Stream, request: Request, context: Ctx, offset: Annotated[int, Query(ge=0)]
 ) -> dict[str, int]:
     """Write log bytes at *offset*; the answer says from where to go on."""
-    run, _task = await _run(context, request, run_id)
+    run, task = await _run(context, request, run_id)
+    if stream.startswith("part-") and int(stream[5:]) >= TaskSpec.model_validate(task.spec).roles[0].replicas:
+        raise not_found("log")
     data = await _body(request, LOG_PIECE_LIMIT)
     try:
         end = await asyncio.to_thread(context.run_files.write_log, run.id, stream, offset, data)

@@ -20,7 +20,8 @@ from tessera_hub.schemas.resources import ResourceVector
 from tessera_hub.schemas.tasks import InputFile, Phase, Progress
 from tessera_hub.tasks.reasons import tier_of
 
-Stream = Literal["output", "progress"]
+Stream = str
+"""``output``, ``progress``, or ``part-<n>``: the output of another part than the first."""
 CancelReason = Literal["cancel", "stale", "preempt", "limit"]
 MeterAction = Literal["START", "PAUSE", "RESUME", "STOP"]
 Evidence = Literal["engine", "observed", "estimated"]
@@ -199,6 +200,10 @@ class Driver(ABC):
     @abstractmethod
     async def list_runs(self) -> list[NativeRun]:
         """All runs of ours, finished ones too until :meth:`forget`."""
+
+    def streams(self, lease: Lease) -> Sequence[Stream]:
+        """The streams of a run that :meth:`logs` can show."""
+        return ("output", "progress")
 
     @abstractmethod
     async def logs(self, run_id: UUID, stream: Stream, offset: int, limit: int) -> bytes:

@@ -360,12 +360,17 @@ class SlurmDriver(Driver):
                         await self.slurm.cancel(entry.native.job_id, None)
         return found
 
+    def streams(self, lease: Lease) -> Sequence[Stream]:
+        """Those of the first part, and the output of the others."""
+        return (*LOG_FILES, *(f"part-{rank}" for rank in range(1, lease.spec.roles[0].replicas)))
+
     async def logs(self, run_id: UUID, stream: Stream, offset: int, limit: int) -> bytes:
-        """Bytes of ``output.log`` or ``progress.jsonl`` of the run's first part."""
+        """Bytes of ``output.log`` or ``progress.jsonl`` of the run's first part, or of another's ``output.log``."""
         entry = self._entries.get(run_id)
         if entry is None:
             return b""
-        return entry.run.read_owned(LOG_FILES[stream], limit, offset) or b""
+        name = LOG_FILES.get(stream) or f"ranks/{stream.removeprefix('part-')}/output.log"
+        return entry.run.read_owned(name, limit, offset) or b""
 
     async def notebook(self, run_id: UUID, known: str | None) -> tuple[str, bytes] | None:
         """``output/<entry's name>``, which the runner replaces after each cell."""
