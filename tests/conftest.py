@@ -6,6 +6,7 @@ postgres_database  function  URL of a fresh empty database, dropped after the te
 centre             session   a real service and a real local Proxy: tasks really run
 slurm              session   a real Slurm on loopback
 cluster            session   a real Kubernetes on this machine
+aws_account        session   moto's server with a queue whose jobs really run
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.aws.fixture import aws_account
 from tests.centre import centre
 from tests.cluster.fixture import cluster
 from tests.postgres import postgres_database, postgres_server, postgres_url
 from tests.slurm.centre import slurm
 
-__all__ = ["centre", "cluster", "postgres_database", "postgres_server", "postgres_url", "slurm"]
+__all__ = ["aws_account", "centre", "cluster", "postgres_database", "postgres_server", "postgres_url", "slurm"]
 
 # A slow machine is no failure; a failing example is printed so that it can be tried again.
 settings.register_profile("tessera", deadline=None, print_blob=True)

@@ -25,13 +25,13 @@ from tests.proxy.conftest import Inputs
 
 
 class ServiceDouble:
-    """Listens where pods reach it.
+    """Listens where pods (or other runs) reach it.
 
     Attributes:
         logs, notebooks, named: what was delivered, by run; ``named`` is (kind, path) → bytes.
     """
 
-    def __init__(self, source_of: Callable[[UUID], Inputs]) -> None:
+    def __init__(self, source_of: Callable[[UUID], Inputs], host: str = GATEWAY) -> None:
         self.source_of = source_of
         self.logs: dict[tuple[str, str], bytearray] = defaultdict(bytearray)
         self.notebooks: dict[str, bytes] = {}
@@ -40,8 +40,8 @@ class ServiceDouble:
         self._waiting: set[asyncio.Task[None]] = set()
         self._manifests: dict[str, list[dict[str, Any]]] = {}
         self._socket = socket.socket()
-        self._socket.bind((GATEWAY, 0))
-        self.url = f"http://{GATEWAY}:{self._socket.getsockname()[1]}"
+        self._socket.bind((host, 0))
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         run = "/api/v1/runs/{run}"
         routes = [
             Route(f"{run}/claim", self._claim, methods=["POST"]),

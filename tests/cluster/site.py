@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from tessera_hub.proxy.drivers.base import Driver, NativeRun, OutputPath, Results, Stream
+from tessera_hub.proxy.drivers.base import Driver, NativeRun
 from tessera_hub.proxy.drivers.kubernetes import KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.driver import KubernetesDriver
 from tessera_hub.proxy.drivers.kubernetes.objects import NAMESPACES, PLAIN_JOBS, PODS, SECRETS
@@ -23,40 +21,20 @@ from tests.cluster.machine import Machine
 from tests.cluster.parts import RUNS_IMAGE
 from tests.cluster.service_double import ServiceDouble
 from tests.proxy.conftest import Inputs
+from tests.proxy.delivered import Delivered
 from tests.proxy.sites import Site
 from volcano_client import Collection, Transport
 
 T = TypeVar("T")
 
 
-class Delivered(KubernetesDriver):
+class DeliveredKubernetes(Delivered, KubernetesDriver):
     """The driver, and for the suite's eyes what its runs delivered themselves."""
 
     def __init__(self, options: KubernetesOptions, transport: Transport, double: ServiceDouble, folder: Path) -> None:
         super().__init__(options, transport)
         self.double = double
         self.folder = folder
-
-    async def logs(self, run_id: UUID, stream: Stream, offset: int, limit: int) -> bytes:
-        assert await super().logs(run_id, stream, offset, limit) == b"", "what was delivered is not told twice"
-        if run_id not in {run.run_id for run in await self.list_runs()}:
-            return b""
-        return bytes(self.double.logs[str(run_id), stream][offset : offset + limit])
-
-    async def notebook(self, run_id: UUID, known: str | None) -> tuple[str, bytes] | None:
-        data = self.double.notebooks.get(str(run_id))
-        version = None if data is None else hashlib.sha256(data).hexdigest()
-        return None if data is None or version is None or version == known else (version, data)
-
-    async def results(self, run_id: UUID) -> Results:
-        own = await super().results(run_id)
-        found: dict[str, list[OutputPath]] = {"output": [], "checkpoint": []}
-        for (kind, path), (data, mode) in sorted(self.double.named[str(run_id)].items()):
-            file = self.folder / uuid4().hex
-            file.write_bytes(data)
-            found[kind].append(OutputPath(path, file, len(data), mode, os.geteuid()))
-        assert own.checkpoint_delivered == len(found["checkpoint"])
-        return Results(tuple(found["output"]), tuple(found["checkpoint"]), (), own.notes)
 
 
 class KubernetesSite(Site):
@@ -87,7 +65,7 @@ class KubernetesSite(Site):
             prefix=self.prefix,
             **self.options,  # type: ignore[arg-type]
         )
-        return Delivered(options, Transport.from_kubeconfig(self.cluster.kubeconfig), self.double, self.folder)
+        return DeliveredKubernetes(options, Transport.from_kubeconfig(self.cluster.kubeconfig), self.double, self.folder)
 
     async def submit(self, lease: Lease, source: Inputs) -> None:
         self.double.knows(lease.run_id, [file.model_dump(mode="json") for file in lease.spec.inputs.files])

@@ -30,10 +30,22 @@ def kubernetes(request: pytest.FixtureRequest) -> Site:
     return KubernetesSite(request.getfixturevalue("cluster"))
 
 
-SITES: dict[str, Callable[[pytest.FixtureRequest], Site]] = {"local": local, "slurm": slurm, "kubernetes": kubernetes}
+def aws_batch(request: pytest.FixtureRequest) -> Site:
+    """Jobs of AWS Batch as moto serves it, run by a double of its compute environment."""
+    from tests.aws.site import AwsBatchSite
+
+    return AwsBatchSite(request.getfixturevalue("aws_account"))
 
 
-NEEDS_ROOT = {"slurm", "kubernetes"}
+SITES: dict[str, Callable[[pytest.FixtureRequest], Site]] = {
+    "local": local,
+    "slurm": slurm,
+    "kubernetes": kubernetes,
+    "aws_batch": aws_batch,
+}
+
+
+NEEDS_ROOT = {"slurm", "kubernetes", "aws_batch"}
 
 
 @pytest_asyncio.fixture(params=[pytest.param(name, marks=pytest.mark.root if name in NEEDS_ROOT else ()) for name in SITES])

@@ -18,6 +18,7 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
     "local": _FOLDER,
     "slurm": ("--settings", "SETTINGS.toml", *_FOLDER),
     "kubernetes": ("--kubeconfig", "KUBECONFIG", "--environment", "default=IMAGE"),
+    "aws-batch": ("--settings", "SETTINGS.toml"),
 }
 """Kind of cluster → what its Proxy needs."""
 _COLUMNS = ("name", "driver", "state", "draining", "last_contact_at", "workspaces", "live_runs")

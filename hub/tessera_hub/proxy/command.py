@@ -28,15 +28,21 @@ FENCED_STATUS: Final = 3
 @click.option("--cluster", required=True, help="Name of the cluster at the service.")
 @click.option("--url", required=True, help="Address of the service, https://hub.example.org/services/tessera.")
 @click.option("--bootstrap-token-file", required=True, type=click.Path(path_type=Path), help="File with the cluster's token.")
-@click.option("--driver", type=click.Choice(["local", "slurm", "kubernetes"]), default="local", show_default=True)
-@click.option("--settings", type=click.Path(path_type=Path), default=None, help="TOML file about the centre (Slurm, Kubernetes).")
+@click.option("--driver", type=click.Choice(["local", "slurm", "kubernetes", "aws-batch"]), default="local", show_default=True)
+@click.option(
+    "--settings", type=click.Path(path_type=Path), default=None, help="TOML file about the centre (Slurm, Kubernetes, AWS Batch)."
+)
 @click.option(
     "--kubeconfig", type=click.Path(path_type=Path), default=None, help="Way to the cluster (Kubernetes); none: this pod's own."
 )
 @click.option("--data-dir", "--work-dir", type=click.Path(path_type=Path), help="Folder of the runs (local, Slurm).")
 @click.option("--homes", type=click.Path(path_type=Path), default=None, help="Folder of the homes, for live folders.")
 @click.option(
-    "--environment", "environments", multiple=True, metavar="NAME=PYTHON", help="An environment and its Python, or its image."
+    "--environment",
+    "environments",
+    multiple=True,
+    metavar="NAME=PYTHON",
+    help="An environment and its Python, image or job definition.",
 )
 @click.option("--simulate-cards", "simulated", multiple=True, metavar="2xA100-80G,1xL4-24G", help="Cards that only count.")
 @click.option("--memory-reserve-mib", type=int, default=1024, show_default=True, help="Memory kept for the machine itself.")
@@ -59,6 +65,7 @@ def command(
     from tessera_hub.logs import configure_logging
     from tessera_hub.proxy.agent import Agent
     from tessera_hub.proxy.connection import Connection
+    from tessera_hub.proxy.drivers.base import DriverError
 
     configure_logging()
     try:
@@ -78,6 +85,8 @@ def command(
     except ProxyError as error:
         click.echo(_("The Proxy stops: {why}", why=str(error)), err=True)
         sys.exit(FENCED_STATUS)
+    except DriverError as error:
+        raise click.ClickException(_("The cluster cannot be used: {why}", why=error.message)) from error
     click.echo(_("The Proxy has stopped. Runs that go on without it: {count}.", count=agent.left_running), err=True)
 
 
@@ -138,7 +147,21 @@ def _slurm(given: Given) -> Driver:
     return slurm_driver(read_settings(given.settings), given.folder, given.url)
 
 
-DRIVERS: Final[dict[str, Callable[[Given], Driver]]] = {"local": _local, "slurm": _slurm, "kubernetes": _kubernetes}
+def _aws_batch(given: Given) -> Driver:
+    from tessera_hub.proxy.drivers.aws_batch import aws_batch_driver
+    from tessera_hub.proxy.drivers.aws_batch.settings import read_options
+
+    if given.settings is None:
+        raise ProxyError("proxy.bad_option", '--driver aws-batch needs --settings FILE; see the how-to "Connect AWS Batch"')
+    return aws_batch_driver(read_options(given.settings, given.environments, given.url))
+
+
+DRIVERS: Final[dict[str, Callable[[Given], Driver]]] = {
+    "local": _local,
+    "slurm": _slurm,
+    "kubernetes": _kubernetes,
+    "aws-batch": _aws_batch,
+}
 
 
 async def _check(driver: Driver) -> None:

@@ -7,4 +7,6 @@ parts that share a folder and nothing else:
 * ``launch`` owns the runner: copies its output, stops and suspends it as ordered;
 * ``deliver`` sends log, notebook, files and checkpoint with the run's own token, which user code never sees, and leaves the
   record of the end where the engine keeps it.
+
+Where an engine gives a run one container only, ``single`` does all three there, as root, with user code as another user.
 """

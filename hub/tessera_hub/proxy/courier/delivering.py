@@ -41,13 +41,24 @@ def deliver(places: Places, settings: Settings, report: Path) -> int:
 
 
 class Courier:
-    """What was sent, and what is left to send."""
+    """What was sent, and what is left to send.
 
-    def __init__(self, places: Places, settings: Settings) -> None:
+    Args:
+        over: whether the launcher is gone, for who is its parent; None: told by its lock.
+        tell: takes how the run stands, a line of JSON; by default it is printed.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        settings: Settings,
+        over: Callable[[], bool] | None = None,
+        tell: Callable[[str], object] | None = None,
+    ) -> None:
         self.places = places
         self.settings = settings
         self.service = Service(settings)
-        self.offsets: dict[str, int | None] = {"output": None, "progress": None}
+        self.offsets: dict[str, int] = {}
         self.full: set[str] = set()
         self.notebook_version: tuple[int, int] | None = None
         self.notebook_at = 0.0
@@ -57,6 +68,8 @@ class Courier:
         self.checkpoint = 0
         self.dead = False
         self.asked = False
+        self._over_by = over
+        self._tell_by = tell or _print_line
 
     def ask_to_end(self) -> None:
         """The pod is being ended: a run that has not begun will not, one that runs is stopped by its own launcher."""
@@ -81,7 +94,12 @@ class Courier:
             self._tell(suspended)
             time.sleep(min(pause, 1.0) if self.asked else pause)
 
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        return read_document(path, self.places.owner)
+
     def _over(self) -> bool:
+        if self._over_by is not None:
+            return self._over_by()
         if not self.places.started.exists():
             return self.asked
         try:
@@ -108,21 +126,25 @@ class Courier:
         return own_rank(self.places) if self.settings.parts > 1 else 0
 
     def _send_logs(self) -> None:
-        if self.rank != 0:
-            return  # the streams are the first part's; the others' come as files
-        for stream, file in (("output", self.places.control / "output.log"), ("progress", self.places.run / "progress.jsonl")):
-            descriptor = open_owned(file) if stream not in self.full else None
+        rank = self.rank
+        if rank is None:
+            return
+        output = self.places.control / "output.log"
+        # The run's own streams are those of its first part.
+        streams = {"output": output, "progress": self.places.run / "progress.jsonl"} if rank == 0 else {f"part-{rank}": output}
+        for stream, file in streams.items():
+            descriptor = open_owned(file, self.places.owner) if stream not in self.full else None
             if descriptor is None:
                 continue
             try:
-                offset = self.offsets[stream]
+                offset = self.offsets.get(stream)
                 if offset is None:
                     offset = self.service.put_log(stream, 0, b"")
                 while data := os.pread(descriptor, LOG_PIECE, offset):
                     end = self.service.put_log(stream, offset, data)
                     if end <= offset:
                         self.full.add(stream)
-                        if stream == "output":
+                        if stream != "progress":
                             self.notes["output.truncated"] = {"where": "service", "limit_bytes": end}
                         break
                     offset = min(end, offset + len(data))
@@ -134,7 +156,7 @@ class Courier:
         now = time.monotonic()
         if not self.settings.notebook or (not last and now - self.notebook_at < 1.0):
             return
-        descriptor = open_owned(self.places.run / "output" / Path(self.settings.entry).name)
+        descriptor = open_owned(self.places.run / "output" / Path(self.settings.entry).name, self.places.owner)
         if descriptor is None:
             return
         with os.fdopen(descriptor, "rb") as file:
@@ -146,13 +168,11 @@ class Courier:
 
     def _tell(self, suspended: bool) -> None:
         """Print how the run stands, for the Proxy, which reads our last line."""
-        self.progress = progress_of(self.places.run / "progress.jsonl") or self.progress
+        self.progress = progress_of(self.places.run / "progress.jsonl", self.places.owner) or self.progress
         line = json.dumps({"progress": self.progress, "suspended": suspended})
         if line != self.told:
             self.told = line
-            with contextlib.suppress(OSError):
-                sys.stdout.write(line + "\n")
-                sys.stdout.flush()
+            self._tell_by(line)
 
     # --- when it is over ------------------------------------------------------------------------------------------
 
@@ -164,7 +184,7 @@ class Courier:
         self._last(self._send_logs)
         self._last(lambda: self._send_notebook(last=True))
         self._last(self._send_files)
-        for code, detail in notes_of(self.places.run / "progress.jsonl"):
+        for code, detail in notes_of(self.places.run / "progress.jsonl", self.places.owner):
             self.notes.setdefault(code, detail)
 
     def _last(self, send: Callable[[], None]) -> None:
@@ -191,7 +211,7 @@ class Courier:
                 total, count = total + why, count + 1
             else:
                 cut[path] = why
-        if rank == 0 and (read_document(self.places.run / "exit.json") or {}).get("state") != "succeeded":
+        if rank == 0 and (self._read(self.places.run / "exit.json") or {}).get("state") != "succeeded":
             kept = list(files_below(self.places.run / self.settings.checkpoint_directory))[:OUTPUT_FILES_LIMIT]
             sent = 0
             for path, file in kept:
@@ -210,7 +230,7 @@ class Courier:
 
     def _outputs(self) -> list[tuple[str, Path]]:
         """All of ``output/``, and of ``work/`` what the inputs do not have like this; a name of both is given below ``work/``."""
-        inputs = read_document(self.places.control / "inputs.json") or {}
+        inputs = self._read(self.places.control / "inputs.json") or {}
         found = dict(files_below(self.places.run / "output"))
         for path, file in files_below(self.places.run / "work"):
             status = file.lstat()
@@ -226,7 +246,7 @@ class Courier:
         """Send one file; return its size, or why it is not kept."""
         if not is_safe(path):
             return "name"
-        descriptor = open_owned(file)
+        descriptor = open_owned(file, self.places.owner)
         if descriptor is None:
             return "no regular file of the run's own"
         try:
@@ -244,8 +264,8 @@ class Courier:
 
     def report(self) -> str:
         """Return the record of the end, as the engine shall keep it."""
-        told = read_document(self.places.run / "exit.json")
-        own = read_document(self.places.control / "end.json")
+        told = self._read(self.places.run / "exit.json")
+        own = self._read(self.places.control / "end.json")
         document: dict[str, Any] = {
             "schema": 1,
             "started": self.places.started.exists(),
@@ -261,6 +281,12 @@ class Courier:
             document["notes"] = {code: {"count": detail.get("count")} for code, detail in self.notes.items()}
             text = json.dumps(document)
         return text if len(text.encode()) <= REPORT_LIMIT else json.dumps(document | {"exit": _short(document["exit"])})
+
+
+def _print_line(line: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 def _exit_record(told: dict[str, Any] | None, lease_token: str) -> dict[str, Any] | None:
@@ -289,9 +315,9 @@ def _short(record: dict[str, Any] | None) -> dict[str, Any] | None:
     return record | {"reason": {"code": record["reason"]["code"], "message": "", "detail": {}}}
 
 
-def progress_of(path: Path) -> dict[str, Any] | None:
+def progress_of(path: Path, owner: int | None = None) -> dict[str, Any] | None:
     """Return ``{"cells_done", "cells_total", "current_cell"}`` from the runner's events, None before the first cell."""
-    descriptor = open_owned(path)
+    descriptor = open_owned(path, owner)
     if descriptor is None:
         return None
     with os.fdopen(descriptor, "rb") as file:
@@ -313,9 +339,9 @@ def progress_of(path: Path) -> dict[str, Any] | None:
     return {"cells_done": max(done or 0, 0), "cells_total": total or None, "current_cell": current}
 
 
-def notes_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def notes_of(path: Path, owner: int | None = None) -> list[tuple[str, dict[str, Any]]]:
     """Return (code, detail) of what the runner noted, each code once."""
-    descriptor = open_owned(path)
+    descriptor = open_owned(path, owner)
     found: dict[str, dict[str, Any]] = {}
     if descriptor is None:
         return []

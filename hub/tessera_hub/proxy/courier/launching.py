@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
@@ -25,6 +26,8 @@ KILL_SLACK_SECONDS: Final = 10.0
 OUTPUT_SLACK_BYTES: Final = 1 << 20
 DEFAULT_OUTPUT_BYTES: Final = 64 << 20
 PIECE: Final = 1 << 16
+PR_SET_CHILD_SUBREAPER: Final = 36
+PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,15 @@ class Several:
         return None if company is None else cls(company, uid, framework)
 
 
-def launch(places: Places, runner: Path, order: Path, several: Several | None = None) -> int:
-    """Run the runner to its end and return its status; a run that was started before, dead or alive, is not started again."""
+def launch(places: Places, runner: Path, order: Path, several: Several | None = None, *, confined: bool = False) -> int:
+    """Run the runner to its end and return its status; a run that was started before, dead or alive, is not started again.
+
+    Args:
+        confined: we are not process 1 and share the container with a more privileged one: what runs below us gains no
+            privileges by any program of the image, and what loses its parent stays ours.
+    """
+    if confined:
+        confine()
     try:
         os.close(os.open(places.started, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
@@ -51,6 +61,18 @@ def launch(places: Places, runner: Path, order: Path, several: Several | None = 
     lock = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     return Launcher(places, order).run([sys.executable, "-I", str(runner), str(places.run)], several)
+
+
+def confine() -> None:
+    """Take the right to gain privileges from us and all below us, and become the parent of orphans below us.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for option in (PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER):
+        if libc.prctl(option, 1, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 
 class Launcher:
@@ -208,14 +230,15 @@ class Launcher:
     def _signal_all(self, number: int) -> None:
         """Signal everything below us; repeated until nothing new appears, since a process may fork while the list is read."""
         done: set[int] = set()
-        while fresh := set(_descendants(os.getpid())) - done:
+        while fresh := set(descendants(os.getpid())) - done:
             for pid in fresh:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
             done |= fresh
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
+    """Return all processes below *root*."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208 - thousands of entries several times a second
         if name.isdigit():

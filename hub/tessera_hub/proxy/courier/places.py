@@ -19,10 +19,14 @@ class Places:
 
     ``control/``: ``inputs.json`` (the inputs as they came), ``started`` (made once, by the launcher), ``lock`` (held while it
     lives), ``suspended`` (there while the run is stopped), ``output.log``, ``end.json``.
+
+    Args:
+        owner: Unix id whose files the run's are; None: our own.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, owner: int | None = None) -> None:
         self.root = root
+        self.owner = os.geteuid() if owner is None else owner
         self.run = root / "run"
         self.control = root / "control"
 
@@ -56,9 +60,9 @@ def write_atomic(path: Path, document: Any) -> None:
         raise
 
 
-def read_document(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a regular file of our own user, None if there is none."""
-    descriptor = open_owned(path)
+def read_document(path: Path, owner: int | None = None) -> dict[str, Any] | None:
+    """Return the JSON object in a regular file of *owner* (by default our own user), None if there is none."""
+    descriptor = open_owned(path, owner)
     if descriptor is None:
         return None
     with os.fdopen(descriptor, "rb") as file:
@@ -69,8 +73,8 @@ def read_document(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def open_owned(path: Path) -> int | None:
-    """Open a regular file of our own user for reading, never through a link; None if it is anything else.
+def open_owned(path: Path, owner: int | None = None) -> int | None:
+    """Open a regular file of *owner*, by default our own user, for reading, never through a link; None if it is anything else.
 
     User code may put a link to the run's token where a result is expected; the token's file belongs to root.
     """
@@ -79,7 +83,7 @@ def open_owned(path: Path) -> int | None:
     except OSError:
         return None
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != (os.geteuid() if owner is None else owner):
         os.close(descriptor)
         return None
     return descriptor

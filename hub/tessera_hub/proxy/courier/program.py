@@ -1,4 +1,4 @@
-"""``python -I courier.pyz prepare|launch|deliver``: the parts of a courier, each its own process (a pod's container)."""
+"""``python -I courier.pyz PART``: the parts of a courier, each its own process, or all in one container."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from tessera_hub.proxy.courier.launching import Several, launch
 from tessera_hub.proxy.courier.places import Places
 from tessera_hub.proxy.courier.preparing import prepare
 from tessera_hub.proxy.courier.settings import Settings
+from tessera_hub.proxy.courier.single import single
 
 
 def main(arguments: list[str]) -> int:
     """Do one part and return the status to exit with."""
     parser = argparse.ArgumentParser(prog="courier", description="Take a run's bytes to and from the service.")
-    parser.add_argument("part", choices=("prepare", "launch", "deliver"))
+    parser.add_argument("part", choices=("prepare", "launch", "deliver", "single"))
     parser.add_argument("--root", type=Path, required=True, help="folder that the parts share")
     parser.add_argument("--settings", type=Path, help="what to do, with the run's token; not for launch")
     parser.add_argument("--claimant", default="", help="who claims the run: unique for each start of it")
@@ -25,11 +26,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--uid", default="", help="our name in that list")
     parser.add_argument("--framework", default="none", help="whose variables a program of several parts reads")
     parser.add_argument("--report", type=Path, default=Path("/dev/termination-log"), help="where the engine keeps the last words")
+    parser.add_argument("--confined", action="store_true", help="take from user code the right to gain privileges")
     given = parser.parse_args(arguments)
     places = Places(given.root)
     if given.part == "launch":
-        return launch(places, given.runner, given.order, Several.of(given.company, given.uid, given.framework))
+        return launch(
+            places, given.runner, given.order, Several.of(given.company, given.uid, given.framework), confined=given.confined
+        )
     settings = Settings.read(given.settings)
+    if given.part == "single":
+        return single(Places(given.root, settings.user), settings, given.settings, given.claimant, given.runner)
     if given.part == "prepare":
         return prepare(places, settings, given.claimant, given.report)
     return deliver(places, settings, given.report)

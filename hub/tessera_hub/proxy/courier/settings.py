@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,11 @@ class Settings:
         room_seconds: how long ``deliver`` waits for room on the service's full disk.
         interval_seconds: between two looks at what is to be sent.
         parts: pods of the run.
+        order_url, told_url: signed addresses of the Proxy's words to a run that is all in one container, and of its own.
+        poll_seconds: between two looks at the Proxy's words.
+        user: Unix id of user code there.
+        variables: of user code there.
+        code: where the programs came from.
     """
 
     url: str
@@ -36,6 +41,12 @@ class Settings:
     room_seconds: float = 180.0
     interval_seconds: float = 0.5
     parts: int = 1
+    order_url: str = ""
+    told_url: str = ""
+    poll_seconds: float = 5.0
+    user: int = 1000
+    variables: dict[str, str] = field(default_factory=dict)
+    code: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Settings:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from tessera_hub.cards import CATALOGUE
@@ -51,6 +53,13 @@ def courier_document(lease: Lease, service_url: str, output_bytes: int) -> dict[
         "run": run_document(lease, output_bytes),
         "parts": spec.roles[0].replicas,
     }
+
+
+def runner_bytes(build: Callable[[str], Any]) -> bytes:
+    """Return the runner as a zip file, by ``tessera_lab.runner.build_zipapp``."""
+    with tempfile.TemporaryDirectory() as folder:
+        build(f"{folder}/runner.pyz")
+        return Path(folder, "runner.pyz").read_bytes()
 
 
 def vector_of(lease: Lease) -> ResourceVector:
