@@ -3,9 +3,9 @@
 What the images are made of is fetched here, outside, so that no image needs a package index while it is built. A context holds::
 
     wheels/         third-party packages of the image's requirements.txt, with what they need
-    own/            the wheel of tessera-hub
-    lab/            the built Lab extension, as it lies below Python's prefix
-    examples/       the example notebooks
+    own/            the wheel of tessera-hub, and
+    lab/            the built Lab extension, as it lies below Python's prefix, and
+    examples/       the example notebooks, where the requirements name tessera-hub
     node_modules/   where the image has a package.json with its lock file
     …               the files of helm/images/NAME themselves
 
@@ -48,6 +48,11 @@ def requirements(name: str) -> list[str]:
     return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
 
 
+def has_tessera(name: str) -> bool:
+    """Whether tessera-hub is in an image."""
+    return any(re.match(r"tessera-hub\b", line) for line in requirements(name))
+
+
 def wheel_sources() -> list[str]:
     """Return the files and folders that the wheel of tessera-hub is built from."""
     config = ConfigParser()
@@ -77,12 +82,15 @@ def build_wheel(target: Path) -> Path:
     return wheel
 
 
-def fetch_wheels(name: str, own: Path, target: Path) -> None:
+def fetch_wheels(name: str, own: Path | None, target: Path) -> None:
     """Download the packages of an image's requirements; *own* stands for tessera-hub, no index is asked for that."""
     lines = []
     for line in requirements(name):
-        match = re.fullmatch(r"tessera-hub(\[[\w,-]+\])?", line)
-        lines.append(f"tessera-hub{match[1] or ''} @ {own.resolve().as_uri()}" if match else line)
+        if match := re.fullmatch(r"tessera-hub(\[[\w,-]+\])?", line):
+            assert own is not None
+            lines.append(f"tessera-hub{match[1] or ''} @ {own.resolve().as_uri()}")
+        else:
+            lines.append(line)
     target.mkdir(parents=True, exist_ok=True)
     if lines:
         only = ["--python-version", PYTHON, "--only-binary=:all:", "--dest", str(target)]
@@ -100,12 +108,14 @@ def fetch_modules(name: str, target: Path) -> None:
 
 
 def lay_out(name: str, target: Path) -> None:
-    """Copy the image's own files, the Lab extension and the examples into *target*.
+    """Copy the image's own files and, where it has tessera-hub, the Lab extension and the examples into *target*.
 
     Raises:
         ContextError: the Lab extension is not built.
     """
     shutil.copytree(IMAGES / name, target, dirs_exist_ok=True)
+    if not has_tessera(name):
+        return
     if not (LAB / "package.json").exists():
         raise ContextError("the Lab extension is not built: make setup")
     shutil.copytree(LAB, target / "lab" / LAB_TARGET)
@@ -127,7 +137,7 @@ def prepare(name: str, target: Path) -> None:
         raise ContextError(f"{target} is not empty")
     target.mkdir(parents=True, exist_ok=True)
     lay_out(name, target)
-    own = build_wheel(target / "own")
+    own = build_wheel(target / "own") if has_tessera(name) else None
     fetch_wheels(name, own, target / "wheels")
     fetch_modules(name, target)
 

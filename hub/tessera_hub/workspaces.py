@@ -26,12 +26,13 @@ from tessera_billing.events import Action, Evidence, MeterEvent
 from tessera_billing.ledger import events_of, record
 from tessera_hub.api.context import Context
 from tessera_hub.hubapi import HubError
+from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.tasks import Phase, TaskKind, TaskSpec
 from tessera_hub.schemas.workspaces import Reservation, WorkspaceState
 from tessera_hub.store.notify import SCHEDULE
 from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskRow, Tenant
 from tessera_hub.tasks.control import request_cancel
-from tessera_hub.tasks.machine import LIVE, TransitionError, lock_run, transition
+from tessera_hub.tasks.machine import LIVE, TransitionError, announce, lock_run, transition
 from tessera_hub.tasks.reasons import reason
 
 log = structlog.get_logger(__name__)
@@ -99,6 +100,7 @@ async def reservation_of(session: AsyncSession, principal: Principal, server: st
         return Reservation(state="waiting" if waiting else "none", task_id=str(task.id), run_id=str(run.id))
     tenant = await session.get(Tenant, task.tenant_id)
     cluster = await session.get(Cluster, run.cluster_id)
+    queue = await session.get(Queue, task.queue_id)
     assert tenant is not None and cluster is not None and run.lease_token is not None  # noqa: PT018
     return Reservation(
         state="granted",
@@ -109,6 +111,7 @@ async def reservation_of(session: AsyncSession, principal: Principal, server: st
         tenant_id=tenant.id,
         tenant=tenant.name,
         cluster=cluster.name,
+        queue=queue.path if queue is not None else "",
         spec=TaskSpec.model_validate(task.spec),
         card_class=run.card_class,
         expires_at=run.expires_at,
@@ -132,6 +135,9 @@ async def report(session: AsyncSession, run_id: UUID, state: WorkspaceState, *, 
         reasons = [reason("limit.time")]
     if to is Phase.SUCCEEDED and before is not Phase.RUNNING and before is not Phase.UNKNOWN and task.cancel_requested_at:
         to = Phase.CANCELLED
+    if to is before is Phase.STARTING:
+        await store_reasons(session, run, task, reasons)
+        return
     done = await transition(
         session, run_id, to, actor=actor, reasons=reasons, lease_token=state.lease_token, at=state.at, native_id=state.native_id
     )
@@ -142,6 +148,15 @@ async def report(session: AsyncSession, run_id: UUID, state: WorkspaceState, *, 
         await meter(session, run, task, Action.START, done.at, charge)
     elif to.final and run.started_at is not None:
         await meter(session, run, task, Action.STOP, done.at)
+
+
+async def store_reasons(session: AsyncSession, run: RunRow, task: TaskRow, reasons: list[Reason]) -> None:
+    """Keep why a server takes its time to start, which changes while its phase does not."""
+    new = [reason.model_dump(mode="json") for reason in reasons]
+    if new != (run.reasons or []):
+        run.reasons = new
+        task.version += 1
+        announce(session, task, run)
 
 
 async def meter(

@@ -23,25 +23,25 @@ from traitlets import Bool, Unicode, default
 
 from tessera_hub.i18n import gettext as _
 from tessera_hub.i18n import language
+from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.workspaces import Reservation
-from tessera_spawner.progress import describe
+from tessera_hub.tasks.reasons import reason
+from tessera_spawner.failures import StartRefused, WorkspaceStartError
+from tessera_spawner.options import OptionErrors, WorkspaceOptions
+from tessera_spawner.progress import STEPS, Notice, describe
 from tessera_spawner.reservation import ReservationClient, ReservationError
 
 REPORT_PAUSES_SECONDS: Final = (0.5, 2.0, 5.0, 15.0, 30.0)
 ANSWER_PAUSE_SECONDS: Final = 0.2
 WITHDRAWN_CHECK_SECONDS: Final = 2.0
 LAST_REPORT_SECONDS: Final = 5.0
+MEMORY_SLACK_MIB: Final = 256
+"""What a workspace gets above its memory, besides a tenth, as jobs do: the server itself needs some."""
 
 
-class WorkspaceStartError(HTTPError):
-    """The server did not come up; the hub shows the message to the person and counts it as an error of the installation."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(500, message.replace("%", "%%"))
-        self.jupyterhub_message = message
-
-    def __str__(self) -> str:
-        return self.jupyterhub_message
+def memory_limit_mib(memory_mib: int) -> int:
+    """Return the memory at which the kernel ends a workspace that was granted *memory_mib*."""
+    return memory_mib + memory_mib // 10 + MEMORY_SLACK_MIB
 
 
 class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
@@ -59,8 +59,10 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         super().__init__(*arguments, **values)
         self._reports = set()
         self._in_order = asyncio.Lock()
-        self._events: list[str] = []
+        self._events: list[Notice] = []
         self._starting = False
+        self._looks: int | None = None
+        """Looks since the state was taken up from a former hub; None: this hub has started the server."""
 
     # -- before the start
 
@@ -77,6 +79,22 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
     def options_from_form(self, form_data: dict[str, list[str]]) -> dict[str, Any]:
         """Take nothing from a form of the hub's: what was picked is in the reservation."""
         return {}
+
+    @default("apply_user_options")
+    def _default_apply_user_options(self) -> Any:
+        return TesseraSpawner.check_user_options
+
+    @staticmethod
+    def check_user_options(_spawner: Spawner, options: dict[str, Any]) -> None:
+        """Refuse options of a direct start that the form would refuse, too; what is granted is in the reservation alone.
+
+        Raises:
+            HTTPError: 400 with what is wrong, field by field.
+        """
+        try:
+            WorkspaceOptions.parse(options)
+        except OptionErrors as error:
+            raise HTTPError(400, str(error).replace("%", "%%")) from error
 
     def options_form_link(self) -> str:
         """Return the address of the form, with what a deep link preset."""
@@ -161,8 +179,18 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
             raise
         finally:
             self._starting = False
-        self._report(reservation, "RUNNING", native_id=self.native_id(), at=began)
+        self._report(reservation, "RUNNING", native_id=self.native_id(), at=self.started_at(began))
         return address
+
+    def started_at(self, asked: datetime) -> datetime:
+        """Return when the server started, by its engine's clock if that tells; it was asked to at *asked*."""
+        return asked
+
+    def ending(self, status: int) -> tuple[Reason, datetime | None]:
+        """Return why the server ended with *status*, and when if the engine tells."""
+        if status == 0:
+            return reason("workspace.stopped"), None
+        return reason("workspace.ended", exit_code=status), None
 
     def _keep_state(self) -> None:
         """Store what finds the server again now, not only when it answers: the hub may be killed in between."""
@@ -217,6 +245,8 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         why = error.reason if isinstance(error, SpawnException) else ""
         if why == "withdrawn":
             self._report(reservation, "SUCCEEDED", reason="workspace.stopped")
+        elif isinstance(error, StartRefused):
+            self._report(reservation, "FAILED", reason=error.why.code, detail=error.why.detail)
         elif why != "expired":
             self._report(reservation, "FAILED", reason="workspace.start_failed", detail={"error": str(error)[:500]})
 
@@ -245,12 +275,19 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         """Report the end when the server ended by itself."""
         status = await super().poll()
         reservation = self.reservation
-        if status is not None and reservation is not None and not self._starting:
+        if reservation is None or self._starting:
+            return status
+        if status is not None:
             self.reservation = None
-            if status == 0:
-                self._report(reservation, "SUCCEEDED", reason="workspace.stopped")
-            else:
-                self._report(reservation, "FAILED", reason="workspace.ended", detail={"exit_code": status})
+            why, at = self.ending(status)
+            phase = "SUCCEEDED" if why.code == "workspace.stopped" else "FAILED"
+            self._report(reservation, phase, reason=why.code, detail=why.detail, at=at)
+        elif self._looks is not None:
+            # The first look is before the hub has seen that the server answers; a repeat of what was reported is harmless.
+            self._looks += 1
+            if self._looks > 1:
+                self._looks = None
+                self._report(reservation, "RUNNING", native_id=self.native_id(), at=self.started_at(datetime.now(UTC)))
         return status
 
     # -- environment
@@ -281,6 +318,7 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         super().load_state(state)
         if kept := state.get("tessera_reservation"):
             self.reservation = Reservation.model_validate(kept)
+            self._looks = 0
 
     def clear_state(self) -> None:
         """Leave the reservation alone: its end is reported by :meth:`stop` and :meth:`poll`."""
@@ -289,7 +327,12 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
     # -- progress and reports
 
     def _note(self, step: str) -> None:
-        self._events.append(step)
+        self._tell(STEPS[step])
+
+    def _tell(self, notice: Notice) -> None:
+        """Show something to whoever waits, once."""
+        if notice not in self._events:
+            self._events.append(notice)
 
     async def progress(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what a person waiting for the server sees."""

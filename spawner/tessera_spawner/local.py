@@ -23,17 +23,13 @@ from traitlets import Bool, Integer, Unicode, default
 
 from tessera_hub.proxy.drivers.leftovers import kill_leftovers, processes_of
 from tessera_hub.proxy.shim import PROCESSES_LIMIT, Cgroup
-from tessera_spawner.base import TesseraSpawner
+from tessera_spawner.base import TesseraSpawner, memory_limit_mib
 
 UID_BASE: Final = 200_000
 """People's Unix user ids begin here, in a range no distribution gives out; principal 7 is 200007."""
 BASHRC: Final = "PS1='${LOGNAME}:\\w\\$ '\n"
 """Prompt of a new home: the name is in no password file, and bash would say that it has none."""
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
-
-
-MEMORY_SLACK_MIB: Final = 256
-"""What a workspace gets above its memory, besides a tenth, as jobs do: the server itself needs some."""
 
 
 def end_processes(run_id: str, grace_seconds: float = 3.0) -> None:
@@ -120,8 +116,7 @@ class LocalTesseraSpawner(TesseraSpawner, LocalProcessSpawner):  # type: ignore[
         """Make the control group of the workspace, limited to its memory and what jobs get above theirs."""
         if self.reservation is None or not self.mem_limit:
             return None
-        memory_mib = int(self.mem_limit) >> 20
-        return Cgroup(self.reservation.run_id, memory_mib + memory_mib // 10 + MEMORY_SLACK_MIB)
+        return Cgroup(self.reservation.run_id, memory_limit_mib(int(self.mem_limit) >> 20))
 
     async def start(self) -> Any:
         """Start the server.

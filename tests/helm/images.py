@@ -95,11 +95,12 @@ def image(name: str) -> Image:
 
 
 def _sources(name: str) -> Iterable[Path]:
-    """Return whatever is part of an image: its own files, the sources of the wheel, the built Lab extension, the examples."""
+    """Return whatever is part of an image: its own files and, where it has them, our sources, the built Lab extension, the examples."""
     yield IMAGES / "context.py"
     yield from (path for path in (IMAGES / name).rglob("*") if path.is_file())
-    yield from (context.REPOSITORY / path for path in context.source_files(*context.wheel_sources(), "examples"))
-    yield from (path for path in context.LAB.rglob("*") if path.is_file())
+    if context.has_tessera(name):
+        yield from (context.REPOSITORY / path for path in context.source_files(*context.wheel_sources(), "examples"))
+        yield from (path for path in context.LAB.rglob("*") if path.is_file())
 
 
 def _digest(files: Iterable[Path]) -> str:
@@ -113,8 +114,9 @@ def _digest(files: Iterable[Path]) -> str:
 def _lay_out(name: str, folder: Path) -> None:
     """Prepare the context; the packages that were downloaded for the same requirements are used again."""
     context.lay_out(name, folder)
-    own = context.build_wheel(folder / "own")
-    key = _digest([context.REPOSITORY / "setup.cfg", *(IMAGES / name).glob("requirements.txt")])
+    own = context.build_wheel(folder / "own") if context.has_tessera(name) else None
+    ours = [context.REPOSITORY / "setup.cfg"] if own is not None else []
+    key = _digest([*ours, *(IMAGES / name).glob("requirements.txt")])
     wheels = cache() / "wheels" / f"{name}-{platform.machine()}-{key}"
     with making(wheels) as draft:
         if draft is not None:

@@ -231,13 +231,14 @@ def steps(task: TaskDetail) -> list[tuple[str, str, str]]:
         reached = 5 if task.started_at else 3 if any(r.started_at for r in task.runs) else 2
     else:
         reached = order.get(task.phase, 4)
-    note = task.reasons[0].message if task.reasons and task.phase is Phase.QUEUED else ""
+    waits = {Phase.QUEUED: 1, Phase.STARTING: 3}
+    note = task.reasons[0].message if task.reasons and task.phase in waits else ""
     found = []
     for index, label in enumerate(labels):
         state = "ok" if index < reached else "now" if index == reached and not task.phase.final else ""
         if task.phase is Phase.FAILED and index == reached:
             state = "bad"
-        found.append((state, label, note if index == 1 and state == "now" else ""))
+        found.append((state, label, note if index == waits.get(task.phase) and state == "now" else ""))
     return found
 
 

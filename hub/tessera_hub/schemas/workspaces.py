@@ -30,6 +30,8 @@ class Reservation(Strict):
     tenant_id: int = 0
     tenant: str = ""
     cluster: str = ""
+    queue: str = ""
+    """Path of the queue."""
     spec: TaskSpec | None = None
     card_class: str | None = None
     expires_at: datetime | None = None

@@ -55,6 +55,7 @@ REASONS: Final[dict[str, tuple[Tier, str]]] = {
     "policy.cancelled": (Tier.POLICY, _("The task was cancelled.")),
     "policy.preempted": (Tier.POLICY, _("The task made room for a more important one.")),
     "policy.membership": (Tier.POLICY, _("The owner does not belong to this tenant any more.")),
+    "environment.not_allowed": (Tier.POLICY, _("This environment is not open to your groups.")),
     "cluster.held": (Tier.POLICY, _("The cluster's operators hold the run back.")),
     # 3 quota
     "quota.waiting": (Tier.QUOTA, _("The queue's quota is in use.")),
