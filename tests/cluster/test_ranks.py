@@ -98,6 +98,20 @@ async def test_two_ranks_meet_and_each_gives_back_its_log(site: KubernetesSite, 
     assert again.uid == run.uid
 
 
+async def test_the_output_of_each_part_arrives_while_it_runs(site: KubernetesSite, make_lease: LeaseMaker) -> None:
+    await site.start()
+    text = "import os, time\nprint('I am part', os.environ['RANK'], flush=True)\ntime.sleep(60)"
+    lease, source = several(make_lease(text, kind="training", framework="pytorch"), 2)
+    await site.submit(lease, source)
+    run = str(lease.run_id)
+    async with asyncio.timeout(site.patience):
+        while site.double.logs[run, "part-1"] != b"I am part 1\n" or site.double.logs[run, "output"] != b"I am part 0\n":
+            await asyncio.sleep(0.1)
+    assert site.current is not None
+    await site.current.cancel(lease.run_id, "cancel", 1)
+    assert (await site.wait(lease)).phase == "CANCELLED"
+
+
 async def test_a_part_that_fails_ends_the_others_and_is_named(site: KubernetesSite, make_lease: LeaseMaker) -> None:
     await site.start()
     text = (
