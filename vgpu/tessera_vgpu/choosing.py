@@ -94,20 +94,23 @@ def choose(cards: Sequence[Card], request: Request, topology: Topology | None = 
     if found is not None:
         return found
     idle = [replace(card, free_centi_cards=CENTI_CARDS_PER_CARD, free_memory_mib=card.memory_mib, taken=()) for card in suitable]
+    memory = request.memory_mib
+    if memory is None:
+        memory = suitable[0].memory_mib * request.centi_cards // CENTI_CARDS_PER_CARD
     if _place(idle, request, topology, workload) is None:
         raise VgpuError(
             "placement.never",
             "{centi_cards} centi-cards and {memory_mib} MiB do not fit on this node, even if it were idle.",
             "Ask for less, or let it be split over more cards.",
             centi_cards=request.centi_cards,
-            memory_mib=request.memory_mib or "proportional",
+            memory_mib=memory,
         )
     raise VgpuError(
         "placement.no_room",
         "This node has not enough left for {centi_cards} centi-cards and {memory_mib} MiB.",
         "Wait until others end, ask for less, or let it be split over more cards.",
         centi_cards=request.centi_cards,
-        memory_mib=request.memory_mib or "proportional",
+        memory_mib=memory,
     )
 
 

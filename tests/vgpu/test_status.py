@@ -1,0 +1,95 @@
+"""``tessera vgpu status`` on a node's folder, in both languages, whatever a container writes into its page."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tessera_vgpu.bindings import Owner, Terms
+from tessera_vgpu.cards import new_card
+from tessera_vgpu.catalogue import load
+from tessera_vgpu.choosing import Request
+from tessera_vgpu.layout import UsagePageBytes
+from tessera_vgpu.slots import SlotStore
+
+
+def nodes(folder: Path, uuids: Sequence[str]) -> None:
+    for uuid in uuids:
+        (folder / uuid).write_text("node")
+
+
+def tessera(*words: str, language: str = "en") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TESSERA_LANGUAGE": language, "COLUMNS": "250"}
+    return subprocess.run([sys.executable, "-m", "tessera_hub.cli", *words], capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A node with one pod on a slice, one promise without a pod, and an agent that is away."""
+    store = SlotStore(tmp_path, nodes)
+    card = new_card("GPU-a", "A100-80G", 81920, load().cards["A100-80G"].continuous)
+    slot = store.allocate(f"slot-{number}" for number in range(30))
+    store.bind(slot.device_ids, Owner("uid", "lab", "train", "main"), Request(30, 8192), [card], Terms(limit_centi_cards=60))
+    store.allocate(["slot-99"])
+    path = store.folder(slot.nonce) / "usage"
+    page = UsagePageBytes.from_buffer_copy(path.read_bytes())
+    page.cards[0].reserved_bytes = 9 << 30
+    page.slots[0].generation, page.slots[0].pid = 1, 7
+    page.slots[0].ledger[0].bytes = 9 << 30
+    page.slots[0].ledger[0].device_time_ns = 12_500_000_000
+    path.write_bytes(bytes(page))
+    store.close()
+    return tmp_path
+
+
+def test_it_shows_who_has_what_and_who_takes_more(state: Path) -> None:
+    done = tessera("vgpu", "status", "--state-dir", str(state), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        {
+            "namespace": "lab",
+            "pod": "train",
+            "container": "main",
+            "card": "GPU-a",
+            "centi_cards": 30,
+            "limit_centi_cards": 60,
+            "memory_mib": 8192,
+            "reserved_mib": 9216,
+            "device_time_s": 12.5,
+            "waiting_s": 0.0,
+            "throttled_s": 0.0,
+            "processes": 1,
+            "remarks": ["over_limit"],
+        }
+    ]
+    table = tessera("vgpu", "status", "--state-dir", str(state)).stdout
+    assert [
+        word for word in ("lab/train", "0.30", "0.60", "8.00 GiB", "9.00 GiB", "12.5 s", "over_limit") if word not in table
+    ] == []
+
+
+def test_it_speaks_chinese(state: Path, tmp_path: Path) -> None:
+    assert "设备时间" in tessera("vgpu", "status", "--state-dir", str(state), language="zh_CN").stdout
+    refused = tessera("vgpu", "status", "--state-dir", str(tmp_path / "nowhere"), language="zh_CN")
+    assert refused.returncode == 2
+    assert "无法读取节点代理的目录" in refused.stderr
+    assert "请以 root 身份在有卡的节点上运行" in refused.stderr
+
+
+def test_a_page_of_nonsense_is_a_remark(state: Path) -> None:
+    (usage,) = state.glob("slots/*/usage")
+    usage.write_bytes(b"\xff" * 1000)
+    (line,) = json.loads(tessera("vgpu", "status", "--state-dir", str(state), "--json").stdout)
+    assert "truncated" in line["remarks"]
+    assert line["memory_mib"] == 8192
+
+
+def test_an_empty_node_says_so(tmp_path: Path) -> None:
+    SlotStore(tmp_path, nodes).close()
+    assert "No container has a slice" in tessera("vgpu", "status", "--state-dir", str(tmp_path)).stdout
