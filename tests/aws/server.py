@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,16 @@ def stop(*_: object) -> None:
     os._exit(0)
 
 
+def follow(parent: int) -> None:
+    """Stop when the test session is gone, however it ended."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    stop()
+
+
 def main(port: int, folder: Path) -> None:
     """Serve until ended."""
+    threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
     compute = Compute(folder)
     compute.install()
     signal.signal(signal.SIGTERM, stop)

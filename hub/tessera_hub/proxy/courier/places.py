@@ -90,7 +90,12 @@ def open_owned(path: Path, owner: int | None = None) -> int | None:
 
 
 def files_below(top: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (relative path, path) of the regular files below a folder; links are neither followed nor named."""
+    """Yield (relative path, path) of the regular files below a folder; links are neither followed nor named.
+
+    User code may have put a link in its place, or above it, to where only we may look.
+    """
+    if os.path.realpath(top) != str(top):
+        return
     for folder, folders, names in os.walk(top):
         folders[:] = sorted(name for name in folders if name not in _SKIPPED)
         for name in sorted(names):

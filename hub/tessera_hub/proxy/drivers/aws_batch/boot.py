@@ -1,6 +1,7 @@
 """What a container runs first: a constant program, which fetches the courier by a signed address and becomes it.
 
-It is given to ``python -I -c``; nothing of a person's own text is in the command or its variables.
+The run is claimed under the job's id, which is also what is metered. The program is given to ``python -I -c``; nothing of a
+person's own text is in the command or its variables.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def fetch(url):
             time.sleep(pause)
     sys.exit({NOTHING_BEGUN})
 text = fetch(os.environ["{VARIABLE}"])
-root = pathlib.Path(tempfile.mkdtemp(prefix="tessera-"))
+root = pathlib.Path(tempfile.mkdtemp(prefix="tessera-")).resolve()
 root.chmod(0o711)
 settings = root / "courier.json"
 settings.touch(0o600)
@@ -38,7 +39,7 @@ for name, kept in json.loads(text)["code"].items():
     file = root / "code" / name
     file.write_bytes(data)
     file.chmod(0o644)
-who = os.environ.get("AWS_BATCH_JOB_ID", "") + "#" + os.environ.get("AWS_BATCH_JOB_ATTEMPT", "1")
+who = os.environ["AWS_BATCH_JOB_ID"]
 code = str(root / "code")
 os.execv(sys.executable, [sys.executable, "-I", code + "/courier.pyz", "single", "--root", str(root),
     "--settings", str(settings), "--claimant", who, "--runner", code + "/runner.pyz"])

@@ -7,6 +7,7 @@ Batch, what ours use is known. The first look fills everything; later ones only 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -35,7 +36,7 @@ log = structlog.get_logger(__name__)
 HOLDING: Final = ("STARTING", "RUNNING")
 DESCRIBED_AT_ONCE: Final = 100
 PRICED_LOOKS: Final = 60
-"""Prices are asked for at the first look, and again after so many."""
+"""Prices are asked for first, and again after so many looks."""
 
 
 class Capacity:
@@ -51,6 +52,7 @@ class Capacity:
         self._options = options
         self._types: dict[str, InstanceType] = {}
         self._asked: set[str] = set()
+        self._known: dict[str, Environment] = {}
         self._looks = 0
         self.pools: list[Pool] = []
         self.prices: dict[str, int] = {}
@@ -84,9 +86,7 @@ class Capacity:
         uses = {name: Use.of(ours, name, self._foreign(name)) for name in queues}
         self.pools = pools_of(queues, environments, self._types, uses)
         self.fargate = fargate
-        if self._options.currency_per_usd is not None and self._looks % PRICED_LOOKS == 0:
-            self.prices = prices_of(self._hourly(environments.values()), self._types, self._options.currency_per_usd)
-        self._looks += 1
+        self._known = environments
 
     def _queues(self) -> dict[str, list[str]]:
         """Return queue → ARNs of its environments, in order."""
@@ -125,12 +125,10 @@ class Capacity:
 
     def _foreign(self, queue: str) -> Counter[str]:
         """Return what jobs hold that are not ours."""
-        ids = []
+        ours, ids = re.compile(rf"{re.escape(self._options.prefix)}-[0-9a-f-]{{36}}-[0-9a-f]{{16}}"), list[str]()
         for status in HOLDING:
             for page in self._cloud.batch.get_paginator("list_jobs").paginate(jobQueue=queue, jobStatus=status):
-                ids += [
-                    job["jobId"] for job in page["jobSummaryList"] if not job["jobName"].startswith(f"{self._options.prefix}-")
-                ]
+                ids += [job["jobId"] for job in page["jobSummaryList"] if not ours.fullmatch(job["jobName"])]
         found: Counter[str] = Counter()
         for first in range(0, len(ids), DESCRIBED_AT_ONCE):
             for job in self._cloud.batch.describe_jobs(jobs=ids[first : first + DESCRIBED_AT_ONCE])["jobs"]:
@@ -138,6 +136,12 @@ class Capacity:
         return found
 
     # --- prices ---------------------------------------------------------------------------------------------------
+
+    def look_at_prices(self) -> None:
+        """Ask what the instances cost, now and then, where a rate of exchange is set; what is not told stays unknown."""
+        if self._options.currency_per_usd is not None and self._looks % PRICED_LOOKS == 0:
+            self.prices = prices_of(self._hourly(self._known.values()), self._types, self._options.currency_per_usd)
+        self._looks += 1
 
     def _hourly(self, environments: Iterable[Environment]) -> Hourly:
         """Return instance type → dollars an hour: the spot market's where an environment uses it, else the list's."""

@@ -133,7 +133,7 @@ class Cloud:
         self.ec2 = client("ec2")
         self.s3 = client("s3", patient.merge(Config(signature_version="s3v4")))
         # The price list is served from a few regions only; its prices say of which region they are.
-        self.pricing = client("pricing", region_name="us-east-1")
+        self.pricing = client("pricing", once, region_name="us-east-1")
         self.region = str(session.region_name)
 
     def submit(self, request: dict[str, Any]) -> str:

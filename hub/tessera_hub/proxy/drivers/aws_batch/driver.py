@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 LOOKS_AT_ONCE: Final = 8
 START_SECONDS: Final = 60.0
+HOLDING: Final = (Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED)
 T = TypeVar("T")
 
 
@@ -141,12 +142,15 @@ class AwsBatchDriver(Driver):
 
     async def _measure_for_ever(self) -> None:
         while True:
+            await asyncio.to_thread(self.capacity.look_at_prices)
             await asyncio.sleep(self.options.inventory_seconds)
-            held = [entry.record.lease for entry in self._entries.values() if entry.shown.meter and entry.record.end is None]
+            held = [entry.record.lease for entry in self._entries.values() if entry.shown.phase in HOLDING]
             try:
                 await in_thread(lambda held=held: self.capacity.look(held))  # type: ignore[misc]
             except CloudError as error:
                 self._tell(error)
+            except DriverError as error:
+                log.warning("inventory_not_read", error=error.message)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -281,6 +285,8 @@ class AwsBatchDriver(Driver):
             self._tell(None)
         except CloudError as error:
             self._tell(error)
+        except Exception:
+            log.exception("look_failed")
 
     def _tell(self, trouble: CloudError | None) -> None:
         """Keep how the account stands, and say it where it changes."""
