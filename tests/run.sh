@@ -2,12 +2,15 @@
 # Runs the tests, or one group of them: a marker of setup.cfg or a folder below tests/.
 set -eu
 python=.venv/bin/python
-case "${1:-}" in
-'' | cluster | conformance)
-  # Kubernetes takes minutes to build the first time, more than a test may. Without root the tests themselves say so.
-  if [ "$(id -u)" = 0 ]; then "$python" -m tests.cluster build; fi
-  ;;
-esac
+# Kubernetes and the images take minutes to build the first time, more than a test may. Without root the tests themselves say so.
+if [ "$(id -u)" = 0 ]; then
+  case "${1:-}" in
+  '' | cluster | conformance | helm) "$python" -m tests.cluster build ;;
+  esac
+  case "${1:-}" in
+  '' | helm) "$python" -m tests.helm ;;
+  esac
+fi
 case "${1:-}" in
 '') exec "$python" -m pytest ;;
 unprivileged) exec "$python" -m pytest -m "not root" ;;

@@ -95,7 +95,7 @@ def image(name: str) -> Image:
 
 
 def _sources(name: str) -> Iterable[Path]:
-    """Return whatever is part of an image: its own files and, where it has them, our sources, the built Lab extension, the examples."""
+    """Return whatever is part of an image: its own files and, where they are in it, our sources, the Lab extension, examples."""
     yield IMAGES / "context.py"
     yield from (path for path in (IMAGES / name).rglob("*") if path.is_file())
     if context.has_tessera(name):
