@@ -99,6 +99,27 @@ async def test_a_second_job_of_the_same_run_runs_no_user_code(site: AwsBatchSite
     assert (await driver.logs(lease.run_id, "output", 0, 1 << 16)).count(b"began") == 1
 
 
+async def test_a_new_proxy_signs_the_addresses_of_a_running_job_anew(site: AwsBatchSite, make_lease: LeaseMaker) -> None:
+    await site.start()
+    lease, source = make_lease(SLEEPER.format(seconds=6))
+    await site.submit(lease, source)
+    await site.wait_for_output(lease, b"began")
+    s3, key = site.account.client("s3"), f"{site.prefix}/orders/{lease.run_id}.json"
+
+    def words() -> dict[str, str]:
+        return dict(json.loads(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())["urls"])
+
+    before = await asyncio.to_thread(words)
+    await asyncio.sleep(1.1)
+    driver = await site.start()
+    async with asyncio.timeout(20):
+        while (after := await asyncio.to_thread(words)) == before:
+            await asyncio.sleep(0.1)
+    assert after.keys() == before.keys() == {"order", "told"}
+    await driver.cancel(lease.run_id, "cancel", 5)
+    assert (await site.wait(lease)).phase == "CANCELLED", "the run reads its orders where the new Proxy says"
+
+
 # --- throttling and refusal -------------------------------------------------------------------------------------------
 
 

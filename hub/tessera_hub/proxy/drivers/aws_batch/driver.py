@@ -179,7 +179,7 @@ class AwsBatchDriver(Driver):
             raise DriverError("cluster.start_failed", str(error)[:1000]) from error
         if kept.lease.lease_token != lease.lease_token:
             raise DriverError("cluster.back_pressure", "an older lease of this run is still here", give_back=True)
-        self._enter(kept)
+        self._enter(kept).signed_at = asyncio.get_running_loop().time()
         self._changed.set()
 
     def _check(self, lease: Lease) -> None:

@@ -43,7 +43,8 @@ class Entry:
     told: Mapping[str, Any] = field(default_factory=dict)
     told_tag: str | None = None
     gone: int = 0
-    signed_at: float = 0.0
+    signed_at: float | None = None
+    """When the addresses were signed that the run holds, by the loop's clock; None: by a Proxy before us."""
     retry_at: float = 0.0
     pause: float = FIRST_PAUSE
     terminated: set[str] = field(default_factory=set)
@@ -187,11 +188,9 @@ class Tender:
 
     async def _renew(self, entry: Entry) -> None:
         clock = asyncio.get_running_loop().time()
-        if entry.signed_at and clock - entry.signed_at < RENEW_SECONDS:
-            return
-        if entry.signed_at:
+        if entry.signed_at is None or clock - entry.signed_at >= RENEW_SECONDS:
             await self.give_orders(entry.record)
-        entry.signed_at = clock
+            entry.signed_at = clock
 
     async def give_orders(self, record: Record) -> None:
         """Write the Proxy's words to a run, with addresses that are good for a time.

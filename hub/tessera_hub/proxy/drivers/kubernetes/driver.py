@@ -19,6 +19,7 @@ import structlog
 
 from tessera_hub.proxy.courier.archive import build_archive
 from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, InputSource, NativeRun, Results, Stream
+from tessera_hub.proxy.drivers.couriers import runner_bytes
 from tessera_hub.proxy.drivers.kubernetes import objects
 from tessera_hub.proxy.drivers.kubernetes.cards import Device, node_selection, resources_of
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, has_shares
@@ -104,7 +105,7 @@ class KubernetesDriver(Driver):
         from tessera_lab.runner import build_zipapp
 
         self._loop = asyncio.get_running_loop()
-        self._code = await asyncio.to_thread(_runner_bytes, build_zipapp), build_archive()
+        self._code = await asyncio.to_thread(runner_bytes, build_zipapp), build_archive()
         self._code_name = f"tessera-code-{hashlib.sha256(b''.join(self._code)).hexdigest()[:16]}"
         self.features = await self._patiently(lambda: detect(self.transport))
         self.me = await self._patiently(lambda: own_subject(self.transport))
@@ -380,15 +381,6 @@ class KubernetesDriver(Driver):
     async def apply_queues(self, desired: Sequence[DesiredQueue]) -> None:
         """Mirror them as Volcano's queues."""
         await self.mirror.apply(desired)
-
-
-def _runner_bytes(build: Callable[[str], Any]) -> bytes:
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        build(f"{folder}/runner.pyz")
-        return Path(folder, "runner.pyz").read_bytes()
 
 
 def _of_api_error(error: ClusterApiError | ValueError) -> DriverError:
