@@ -43,7 +43,7 @@ def lookup(address: str, name: str) -> str | None:
             return None
     if answer[:2] != number or not struct.unpack(">H", answer[6:8])[0]:
         return None
-    # The one answer ends with its four bytes: its name is a pointer, and nothing is added.
-    kind, _class, _ttl, length = struct.unpack(">HHIH", answer[len(question) + 2 : len(question) + 12])
-    data = answer[len(question) + 12 : len(question) + 12 + length]
+    # There is one answer and nothing behind it, so its fixed part and its four bytes are the last; its name may be short or long.
+    kind, _class, _ttl, length = struct.unpack(">HHIH", answer[-14:-4])
+    data = answer[-4:]
     return socket.inet_ntoa(data) if kind == _ADDRESS_RECORD and length == 4 else None
