@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tessera_hub.cards import CATALOGUE as OF_HUB
 from tessera_hub.proxy.drivers.kubernetes import cards as kubernetes
@@ -163,3 +164,29 @@ def test_a_missing_folder_and_an_unreadable_file_are_named(tmp_path: Path) -> No
     (tmp_path / "acme.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(VgpuError, match=r"acme\.yaml cannot be read"):
         load((tmp_path,))
+
+
+SIMULATED = Path(__file__).parents[2] / "vgpu" / "simulator" / "cards"
+
+
+@pytest.mark.parametrize("path", sorted(SIMULATED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_simulated_card_is_the_one_of_the_catalogue(path: Path) -> None:
+    simulated = yaml.safe_load(path.read_text("utf-8"))
+    card = CATALOGUE.cards.get(simulated["name"])
+    if card is None:
+        # Made up to vary the number of multiprocessors; then its name must mean no real card.
+        assert CATALOGUE.recognise(simulated["product"]) is None
+        return
+    assert card.name == getattr(CATALOGUE.recognise(simulated["product"]), "name", None)
+    assert card.processors == simulated["multiprocessors"]
+    # The catalogue has what the name says, the simulator what the driver tells.
+    assert card.memory_mib * 93 // 100 <= simulated["memory_mib"] <= card.memory_mib
+    mig = simulated.get("mig")
+    assert (card.placements is None) == (mig is None)
+    if card.placements is not None:
+        assert card.placements.memory_slices == mig["memory_slices"]
+        theirs = {p["name"].replace("+", "."): (p["size"], tuple(p["starts"])) for p in mig["profiles"]}
+        assert {name: (p.size, p.starts) for name, p in card.placements.profiles.items()} == theirs
+        once = {p["name"].replace("+", ".") for p in mig["profiles"] if p["name"].endswith("+me")}
+        assert {name for name, p in card.placements.profiles.items() if p.most == 1} == once
+        assert all(card.placements.memory_mib(p["name"].replace("+", ".")) >= p["memory_mib"] for p in mig["profiles"])
