@@ -314,6 +314,22 @@ def test_only_the_api_servers_word_ends_a_slice(node: Node) -> None:
     assert not seen(answer)["/dev"].exists()
 
 
+def test_a_pod_that_starts_while_the_ended_are_looked_for_keeps_its_slice(node: Node) -> None:
+    class Slow:
+        """The pods as they were before another one started."""
+
+        def pods(self) -> Any:
+            before = node.client.pods()
+            node.plugin._pods = node.client
+            _ids, self.answer = node.run("late", 30)
+            return before
+
+    slow = Slow()
+    node.plugin._pods = slow
+    assert node.plugin.reconcile() == 0
+    assert seen(slow.answer)["/dev"].is_dir()
+
+
 def test_ids_of_living_pods_are_preferred_last(node: Node) -> None:
     held, _answer = node.run("one", 2)
     request = plugin["PreferredAllocationRequest"]()

@@ -244,12 +244,8 @@ class DevicePlugin:
         Raises:
             VgpuError: nobody can tell; nothing was taken back.
         """
-        pods = self._pods.pods()
+        # The promises first: a pod that is bound after the pods were listed is not among them, and lives.
+        bound = {slot.binding.owner.pod_uid for slot in self.store.slots() if slot.binding is not None}
         known = {entry.nonce for entry in read_checkpoint(self.kubelet.checkpoint, RESOURCE)}
-        gone = {
-            slot.binding.owner.pod_uid
-            for slot in self.store.slots()
-            if slot.binding is not None
-            and (pods.get(slot.binding.owner.pod_uid) or {"status": {"phase": "Failed"}})["status"].get("phase") in ENDED
-        }
-        return sum(self.store.release(uid) for uid in gone) + self.store.prune(known, UNCLAIMED_S)
+        living = {uid for uid, pod in self._pods.pods().items() if pod["status"].get("phase") not in ENDED}
+        return sum(self.store.release(uid) for uid in bound - living) + self.store.prune(known, UNCLAIMED_S)
