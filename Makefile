@@ -22,7 +22,9 @@ say = printf '%4d s  %s\n' $$(( $$(date +%s) - $(BEGAN) ))
 
 LAB_SOURCES := $(shell find extensions/labextension extensions/jupyter-config -name node_modules -prune -o -name lib -prune -o -type f -print 2>/dev/null)
 
-.PHONY: run demo test cluster cluster-down bench lint docs clean help setup setup-test
+SIMULATOR_SOURCES := $(shell find vgpu/simulator -name '*.[ch]' -o -name '*.map' -o -name Makefile)
+
+.PHONY: run demo test cluster cluster-down bench simulator lint docs clean help setup setup-test
 .DEFAULT_GOAL := help
 
 run: setup ## Start Tessera on this machine (PORT=8000 DATA=.run ARGS='--simulate-cards 2xA100-80G')
@@ -43,6 +45,8 @@ cluster-down: ## Remove every trace of it
 bench: setup-test ## Run the benchmarks (ONLY=name JSON=file CSV=file)
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON)) $(if $(CSV),--csv $(CSV))
 
+simulator: $(STAMPS)/simulator ## Build the simulated GPU driver into vgpu/build
+
 lint: setup-test ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -53,14 +57,14 @@ docs: $(STAMPS)/docs ## Build the documentation into docs/_build/html
 	@$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean: ## Remove everything that was built (not the data directory)
-	rm -rf $(VENV) build dist docs/_build extensions/labextension/node_modules extensions/labextension/lib extensions/tessera_lab/labextension
+	rm -rf $(VENV) build vgpu/build dist docs/_build extensions/labextension/node_modules extensions/labextension/lib extensions/tessera_lab/labextension
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMPS)/python $(STAMPS)/proxy $(STAMPS)/lab ## Make .venv and build what `make run` needs
 
-setup-test: $(STAMPS)/test $(STAMPS)/proxy $(STAMPS)/lab
+setup-test: $(STAMPS)/test $(STAMPS)/proxy $(STAMPS)/lab $(STAMPS)/simulator
 
 $(STAMPS)/venv:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found; set PYTHON=/path/to/python3."; exit 1; }
@@ -82,6 +86,11 @@ $(STAMPS)/test: setup.cfg pyproject.toml | $(STAMPS)/venv
 	@$(say) "Installing Python packages, those for tests, too"
 	@$(UV) -e '.[test]'
 	@touch $@ $(STAMPS)/python
+
+$(STAMPS)/simulator: $(SIMULATOR_SOURCES) | $(STAMPS)/test
+	@$(say) "Building the simulated GPU driver"
+	@$(MAKE) --silent -C vgpu/simulator PYTHON=$(CURDIR)/$(BIN)/python
+	@touch $@
 
 $(STAMPS)/docs: setup.cfg pyproject.toml | $(STAMPS)/python
 	@$(UV) -e '.[all,docs]'
