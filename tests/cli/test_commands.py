@@ -206,6 +206,9 @@ def test_login_stores_a_token_that_only_its_owner_can_read(tessera: Tessera, cen
 def test_an_operator_connects_drains_and_removes_a_cluster(tessera: Tessera, centre: Centre) -> None:
     assert tessera("cluster", "add", "far").returncode == 2, "a person is no operator"
     added = json.loads(tessera("cluster", "add", "far", "--json", token=centre.operator).stdout)
+    cloud = json.loads(tessera("cluster", "add", "sky", "--kind", "aws-batch", "--json", token=centre.operator).stdout)
+    assert cloud["command"][-4:] == ["--driver", "aws-batch", "--settings", "SETTINGS.toml"]
+    tessera("cluster", "remove", "sky", "--yes", token=centre.operator)
     assert added["bootstrap_token"]
     assert "far" in tessera("cluster", "list", token=centre.operator).stdout
     assert tessera("cluster", "drain", "far", token=centre.operator).returncode == 0
