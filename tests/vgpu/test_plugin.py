@@ -324,6 +324,7 @@ def test_a_pod_that_starts_while_the_ended_are_looked_for_keeps_its_slice(node: 
             _ids, self.answer = node.run("late", 30)
             return before
 
+    node.run("first", 10)
     slow = Slow()
     node.plugin._pods = slow
     assert node.plugin.reconcile() == 0
