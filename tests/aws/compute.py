@@ -107,6 +107,7 @@ class Compute:
         job._start_attempt()
         job.status = "RUNNING"
         said = self.watch(job, process)
+        self.keep_output(job)
         code = process.returncode if process.returncode >= 0 else 128 - process.returncode
         if job.job_id in self.taken:
             self.finish(job, False, HOST_GONE)
@@ -132,6 +133,17 @@ class Compute:
                 process.kill()
             time.sleep(TICK)
         return said
+
+    def keep_output(self, job: Job) -> None:
+        """Put what the container printed where the ``awslogs`` driver puts it."""
+        group, stream, logs = job._log_group, job._stream_name, job._log_backend
+        lines = (self.folder / f"{job.job_id}.log").read_text(errors="replace").splitlines()
+        logs.ensure_log_group(group)
+        logs.ensure_log_stream(group, stream)
+        now = int(time.time() * 1000)
+        if events := [{"timestamp": now, "message": line} for line in lines if line]:
+            logs.put_log_events(group, stream, events)
+        job.log_stream_name = stream
 
     def finish(self, job: Job, success: bool, why: str) -> None:
         """Put a job into its last state."""

@@ -7,11 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import botocore.exceptions
 import pytest
 
-from tessera_hub.proxy.drivers.aws_batch.cloud import cloud_error
+from tessera_hub.proxy.drivers.aws_batch.cloud import Cloud, cloud_error
 from tessera_hub.proxy.drivers.aws_batch.instances import Environment, Use, instance_type_of, pools_of
 from tessera_hub.proxy.drivers.aws_batch.jobs import FARGATE, Job, fault_of, requirements, submission
 from tessera_hub.proxy.drivers.aws_batch.options import AwsBatchOptions
@@ -19,9 +20,11 @@ from tessera_hub.proxy.drivers.aws_batch.prices import hourly_of_product, prices
 from tessera_hub.proxy.drivers.aws_batch.reasons import start_failure
 from tessera_hub.proxy.drivers.aws_batch.record import Record, parsed
 from tessera_hub.proxy.drivers.aws_batch.standing import Seen, ended, living
+from tessera_hub.proxy.drivers.aws_batch.store import Store
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.couriers import stored_lease
 from tessera_hub.proxy.drivers.runrecords import Order
+from tests.aws.account import credentials
 from tests.proxy.conftest import LeaseMaker
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
@@ -230,6 +233,22 @@ def test_last_words_of_any_form_end_the_run(record: Record, report: Any) -> None
     assert run.phase == "FAILED"
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [(None, "https://bucket.s3.eu-central-1.amazonaws.com/"), ("http://10.0.0.1:9", "http://10.0.0.1:9/bucket/")],
+)
+def test_signed_addresses_are_of_the_region_and_show_no_key(endpoint: str | None, host: str) -> None:
+    options = AwsBatchOptions(queue="q", bucket="bucket", region="eu-central-1", endpoint_url=endpoint)
+    with credentials({"AWS_ACCESS_KEY_ID": "KEY", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_EC2_METADATA_DISABLED": "true"}):
+        store = Store(Cloud(options), options)
+        run_id = uuid4()
+        for kind, method in (("orders", "get"), ("told", "put")):
+            address = store.signed(kind, run_id, method)
+            assert address.startswith(f"{host}tessera/{kind}/{run_id}.json?")
+            assert "X-Amz-SignedHeaders=host&" in address, "a plain client can use it"
+            assert "hidden" not in address
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +273,8 @@ def client_error(code: str, status: int) -> Exception:
 )
 def test_an_error_of_aws_says_whose_it_is(error: Exception, trouble: str, code: str, give_back: bool) -> None:
     found = cloud_error(error)
-    assert (found.trouble, found.reason.code, found.of_driver.give_back) == (trouble, code, give_back)
+    assert (found.trouble, found.of_driver.code, found.of_driver.give_back) == (trouble, code, give_back)
+    assert found.reason.code == (code if give_back else "cluster.unreachable"), "runs that are there already only wait"
 
 
 # --- capacity and prices ----------------------------------------------------------------------------------------------

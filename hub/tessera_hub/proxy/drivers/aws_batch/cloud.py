@@ -22,6 +22,8 @@ from tessera_hub.schemas.reasons import Reason
 Trouble = Literal["unreachable", "throttled", "refused", "invalid"]
 DESCRIBED_AT_ONCE: Final = 100
 CALL_SECONDS: Final = 20
+LOG_GROUP: Final = "/aws/batch/job"
+"""Where Batch's ``awslogs`` driver writes unless a job definition says otherwise."""
 THROTTLED: Final = frozenset(
     {"Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown"}
 )
@@ -51,8 +53,8 @@ class CloudError(Exception):
 
     @property
     def reason(self) -> Reason:
-        """Why runs wait, for a person."""
-        return reason_of(CODES[self.trouble], str(self)[:1000])
+        """Why runs wait, for a person: what AWS does not understand now ends no run that is there already."""
+        return reason_of("cluster.unreachable" if self.trouble == "invalid" else CODES[self.trouble], str(self)[:1000])
 
     @property
     def of_driver(self) -> DriverError:
@@ -131,7 +133,11 @@ class Cloud:
         self.batch = client("batch")
         self._submitting = client("batch", once)
         self.ec2 = client("ec2")
-        self.s3 = client("s3", patient.merge(Config(signature_version="s3v4")))
+        # AWS's own addresses by region: the one without, by which a new bucket is not found everywhere yet, would redirect, and a
+        # signature is good for one host only.
+        style = {"addressing_style": "path" if options.endpoint_url else "virtual"}
+        self.s3 = client("s3", patient.merge(Config(signature_version="s3v4", s3=style)))
+        self.logs = client("logs")
         # The price list is served from a few regions only; its prices say of which region they are.
         self.pricing = client("pricing", once, region_name="us-east-1")
         self.region = str(session.region_name)
@@ -157,6 +163,19 @@ class Cloud:
             answer = self.batch.describe_jobs(jobs=wanted[first : first + DESCRIBED_AT_ONCE])
             found |= {str(job["jobId"]): dict(job) for job in answer["jobs"]}
         return found
+
+    def output(self, stream: str, most: int) -> bytes:
+        """Return the beginning of what a container printed, as CloudWatch keeps it."""
+        found, token, size = list[bytes](), None, 0
+        while size < most:
+            more: dict[str, str] = {} if token is None else {"nextToken": token}
+            page = self.logs.get_log_events(logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True, **more)
+            lines = [event["message"].encode(errors="replace") + b"\n" for event in page["events"]]
+            if not lines or page["nextForwardToken"] == token:
+                break
+            found += lines
+            size, token = size + sum(map(len, lines)), page["nextForwardToken"]
+        return b"".join(found)[:most]
 
     def terminate(self, job_id: str, why: str) -> None:
         """End a job; one that has not begun is cancelled."""

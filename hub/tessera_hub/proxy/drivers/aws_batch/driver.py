@@ -19,7 +19,7 @@ import structlog
 from tessera_hub.proxy.courier.archive import build_archive
 from tessera_hub.proxy.drivers.aws_batch.capacity import Capacity
 from tessera_hub.proxy.drivers.aws_batch.cloud import Cloud, CloudError, in_thread
-from tessera_hub.proxy.drivers.aws_batch.jobs import fault_of, queue_of, requirements
+from tessera_hub.proxy.drivers.aws_batch.jobs import Job, fault_of, queue_of, requirements
 from tessera_hub.proxy.drivers.aws_batch.options import AwsBatchOptions
 from tessera_hub.proxy.drivers.aws_batch.record import Record, now, parsed
 from tessera_hub.proxy.drivers.aws_batch.standing import Seen, living
@@ -309,8 +309,21 @@ class AwsBatchDriver(Driver):
         return replace(entry.shown, reason=self.trouble.reason)
 
     async def logs(self, run_id: UUID, stream: Stream, offset: int, limit: int) -> bytes:
-        """The courier brings them."""
-        return b""
+        """Nothing where the run's courier delivers; else what CloudWatch kept of the output, as long as Batch knows the job."""
+        entry = self._entries.get(run_id)
+        end = None if entry is None else entry.record.end
+        if end is None or end.delivered or stream != "output" or not end.run.meter or end.run.native_id is None:
+            return b""
+        job_id = end.run.native_id
+        try:
+            found = await in_thread(lambda: self.cloud.describe([job_id]))
+            kept = Job.of(found[job_id]).log_stream if job_id in found else None
+            if kept is None:
+                return b""
+            return (await in_thread(lambda: self.cloud.output(kept, offset + limit)))[offset:]
+        except CloudError as error:
+            log.warning("output_not_read", run=str(run_id), error=str(error))
+            return b""
 
     async def notebook(self, run_id: UUID, known: str | None) -> tuple[str, bytes] | None:
         """The courier brings it."""

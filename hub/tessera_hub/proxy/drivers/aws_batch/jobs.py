@@ -47,6 +47,7 @@ class Job:
     created_at: datetime | None = None
     started_at: datetime | None = None
     stopped_at: datetime | None = None
+    log_stream: str | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
@@ -62,6 +63,7 @@ class Job:
             created_at=_moment(document.get("createdAt")),
             started_at=_moment(document.get("startedAt")),
             stopped_at=_moment(document.get("stoppedAt")),
+            log_stream=container.get("logStreamName"),
         )
 
     @property
