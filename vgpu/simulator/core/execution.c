@@ -14,6 +14,23 @@ static struct command *head_of(struct stream *stream)
     return stream->completed == stream->submitted ? NULL : &stream->ring[stream->completed % RING];
 }
 
+enum head_stage stream_stage(const struct stream *stream)
+{
+    return stream->staged == stream->completed + 1 ? (enum head_stage)stream->stage : WAITING;
+}
+
+/* Comes last, after all that belongs to the new stage: a process may be killed between any two stores. */
+static void set_stage(struct stream *stream, enum head_stage stage)
+{
+    __atomic_store_n(&stream->stage, stage, __ATOMIC_RELEASE);
+    __atomic_store_n(&stream->staged, stream->completed + 1, __ATOMIC_RELEASE);
+}
+
+static uint32_t running_units(const struct stream *stream)
+{
+    return stream_stage(stream) == RUNNING && stream->ring[stream->completed % RING].kind == KERNEL ? stream->running_units : 0;
+}
+
 static uint64_t capacity(struct machine *machine, const struct context *context)
 {
     unsigned card = context->part / PARTS;
@@ -37,7 +54,7 @@ static bool stream_runnable(struct machine *machine, struct stream *stream)
         return stream->used == 2;
     if (head->kind == WAIT_EVENT || head->kind == WAIT_STREAM)
         return is_met(machine, head);
-    return stream->stage != CALLED;
+    return stream_stage(stream) != CALLED;
 }
 
 bool context_runnable(struct machine *machine, struct context *context)
@@ -51,7 +68,7 @@ bool context_runnable(struct machine *machine, struct context *context)
 bool context_busy(struct machine *machine, struct context *context)
 {
     for (uint32_t index = context->first_stream; index != NOBODY; index = machine->streams[index].next)
-        if (machine->streams[index].running_units)
+        if (running_units(&machine->streams[index]))
             return true;
     return false;
 }
@@ -61,7 +78,8 @@ uint64_t context_next(struct machine *machine, struct context *context)
     uint64_t next = FOREVER;
     for (uint32_t index = context->first_stream; index != NOBODY; index = machine->streams[index].next) {
         struct stream *stream = &machine->streams[index];
-        if ((stream->stage == GAP || stream->stage == RUNNING) && head_of(stream) && stream->end_run_ns < next)
+        enum head_stage stage = stream_stage(stream);
+        if ((stage == GAP || stage == RUNNING) && head_of(stream) && stream->end_run_ns < next)
             next = stream->end_run_ns;
     }
     return next;
@@ -74,8 +92,7 @@ static void complete(struct machine *machine, struct stream *stream, const struc
         event->time_ns = machine->now_ns;
         event->completed = head->amount;
     }
-    stream->stage = WAITING;
-    stream->completed++;
+    __atomic_store_n(&stream->completed, stream->completed + 1, __ATOMIC_RELEASE);
 }
 
 static void call_host(struct machine *machine, const struct context *context)
@@ -90,7 +107,7 @@ static void cut_batches(struct machine *machine, struct context *context)
 {
     for (uint32_t index = context->first_stream; index != NOBODY; index = machine->streams[index].next) {
         struct stream *stream = &machine->streams[index];
-        if (!stream->running_units || stream->waves <= 1)
+        if (!running_units(stream) || stream->waves <= 1)
             continue;
         uint64_t wave = head_of(stream)->each_ns, since = context->run_ns - stream->started_run_ns;
         uint64_t waves = wave ? (since + wave - 1) / wave : 1;
@@ -105,9 +122,20 @@ static void cut_batches(struct machine *machine, struct context *context)
 
 static void make_ready(struct machine *machine, struct context *context, struct stream *stream)
 {
-    stream->stage = READY;
-    stream->ready_order = ++context->ready_counter;
     cut_batches(machine, context);
+    stream->ready_order = ++context->ready_counter;
+    set_stage(stream, READY);
+}
+
+static bool is_copying(struct machine *machine, const struct context *context, uint32_t path)
+{
+    for (uint32_t index = context->first_stream; index != NOBODY; index = machine->streams[index].next) {
+        const struct stream *stream = &machine->streams[index];
+        const struct command *head = &stream->ring[stream->completed % RING];
+        if (stream_stage(stream) == RUNNING && head->kind == COPY && head->target == path)
+            return true;
+    }
+    return false;
 }
 
 /* Starts the command at the head; true if the stream got further. */
@@ -121,13 +149,12 @@ static bool begin(struct machine *machine, struct context *context, struct strea
         complete(machine, stream, head);
         return true;
     case HOST:
-        stream->stage = CALLED;
+        set_stage(stream, CALLED);
         call_host(machine, context);
         return true;
     case COPY:
-        if (context->copying[head->target])
+        if (is_copying(machine, context, head->target))
             return false;
-        context->copying[head->target]++;
         break;
     case KERNEL:
         stream->left = head->amount;
@@ -135,12 +162,12 @@ static bool begin(struct machine *machine, struct context *context, struct strea
             make_ready(machine, context, stream);
             return true;
         }
-        stream->stage = GAP;
         stream->end_run_ns = context->run_ns + head->gap_ns;
+        set_stage(stream, GAP);
         return true;
     }
-    stream->stage = RUNNING;
     stream->end_run_ns = context->run_ns + head->each_ns;
+    set_stage(stream, RUNNING);
     return true;
 }
 
@@ -149,22 +176,24 @@ static bool end(struct machine *machine, struct context *context, struct stream 
 {
     if (stream->end_run_ns > context->run_ns)
         return false;
-    if (stream->stage == GAP) {
+    if (stream_stage(stream) == GAP) {
         make_ready(machine, context, stream);
-        return true;
+    } else if (head->kind == KERNEL) {
+        stream->next_left = stream->left - stream->batch * stream->waves;
+        set_stage(stream, SETTLING);
+    } else {
+        complete(machine, stream, head);
     }
-    if (head->kind == COPY)
-        context->copying[head->target]--;
-    if (head->kind == KERNEL) {
-        stream->left -= stream->batch * stream->waves;
-        stream->running_units = 0;
-        if (stream->left) {
-            stream->stage = READY;
-            return true;
-        }
-    }
-    complete(machine, stream, head);
     return true;
+}
+
+static void take_rest(struct machine *machine, struct stream *stream, const struct command *head)
+{
+    stream->left = stream->next_left;
+    if (stream->left)
+        set_stage(stream, READY);
+    else
+        complete(machine, stream, head);
 }
 
 static bool step(struct machine *machine, struct context *context, struct stream *stream)
@@ -172,28 +201,34 @@ static bool step(struct machine *machine, struct context *context, struct stream
     struct command *head = head_of(stream);
     if (!head)
         return false;
-    switch (stream->stage) {
+    switch (stream_stage(stream)) {
     case WAITING:
         return begin(machine, context, stream, head);
     case GAP:
     case RUNNING:
         return end(machine, context, stream, head);
+    case SETTLING:
+        take_rest(machine, stream, head);
+        return true;
     case ANSWERED:
         complete(machine, stream, head);
         return true;
+    case READY:
+    case CALLED:
+        break;
     }
     return false;
 }
 
-static struct stream *next_ready(struct machine *machine, struct context *context, unsigned *ready, uint64_t *running_units)
+static struct stream *next_ready(struct machine *machine, struct context *context, unsigned *ready, uint64_t *running)
 {
     struct stream *best = NULL;
     *ready = 0;
-    *running_units = 0;
+    *running = 0;
     for (uint32_t index = context->first_stream; index != NOBODY; index = machine->streams[index].next) {
         struct stream *stream = &machine->streams[index];
-        *running_units += stream->running_units;
-        if (stream->stage != READY || !head_of(stream))
+        *running += running_units(stream);
+        if (stream_stage(stream) != READY || !head_of(stream))
             continue;
         ++*ready;
         if (!best || stream->priority < best->priority ||
@@ -221,7 +256,7 @@ static void dispatch(struct machine *machine, struct context *context)
         stream->started_run_ns = context->run_ns;
         stream->end_run_ns = context->run_ns + stream->waves * head->each_ns;
         stream->running_units = (uint32_t)(blocks * head->units);
-        stream->stage = RUNNING;
+        set_stage(stream, RUNNING);
     }
 }
 

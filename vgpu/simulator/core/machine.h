@@ -35,7 +35,9 @@ struct command {
     uint64_t amount, each_ns, token, gap_ns;
 };
 
-enum head_stage { WAITING = 0, GAP, READY, RUNNING, CALLED, ANSWERED };
+/* Of the command at the head. It is that of command number `staged`, so completing a command, one store, also resets it. SETTLING: a
+   batch of blocks is over, and what is left of the kernel is being written down. */
+enum head_stage { WAITING = 0, GAP, READY, RUNNING, SETTLING, CALLED, ANSWERED };
 
 struct stream {
     uint32_t used, generation, context, next; /* used: 1, or 2 when it goes once it is empty; next stream of the same context */
@@ -43,8 +45,8 @@ struct stream {
     int32_t priority;
     uint64_t submitted, completed;
     uint32_t stage, running_units;
-    uint64_t ready_order, left, started_run_ns, end_run_ns, batch; /* of the command at the head, in the context's running time */
-    uint64_t waves;
+    uint64_t staged; /* one more than the number of the command that `stage` and the next members are about */
+    uint64_t ready_order, left, next_left, started_run_ns, end_run_ns, batch, waves; /* in the context's running time */
     struct command ring[RING];
 };
 
@@ -56,7 +58,6 @@ struct event {
 struct context {
     uint32_t used, process, part, next, first_stream; /* next context of the same part of a card */
     uint64_t run_ns, ready_counter;
-    uint32_t copying[COPY_PATHS];
 };
 
 /* What executes contexts: a card, or one of its GPU instances. */
@@ -76,7 +77,7 @@ struct process {
     int32_t pid, outside_pid;   /* as the process sees itself, and as the outermost namespace that has looked sees it */
     uint64_t pid_namespace, contexts;
     uint32_t host_signal; /* futex: a host function is due */
-    uint64_t used_bytes[MAX_CARDS][PARTS];
+    uint64_t own_bytes[MAX_CARDS][PARTS], shared_bytes[MAX_CARDS][PARTS]; /* what it pays for; the latter follows from the holders */
     struct bucket buckets[MAX_CARDS][BUCKETS];
 };
 
@@ -84,9 +85,10 @@ struct holder {
     uint32_t process, generation, count;
 };
 
-/* Device memory that several processes may hold; paid for by one of them. */
+/* Device memory that several processes may hold; the first living holder pays for it. */
 struct shared_allocation {
-    uint32_t used, card, part, payer, payer_generation;
+    uint32_t used, card, part;
+    uint32_t reserved;
     uint64_t bytes, id;
     struct holder holders[MAX_HOLDERS];
 };
@@ -144,10 +146,10 @@ int process_visible_pid(struct machine *machine, uint32_t slot);
 bool memory_charge(struct machine *machine, uint32_t process, unsigned card, unsigned part, uint64_t bytes);
 void memory_return(struct machine *machine, uint32_t process, unsigned card, unsigned part, uint64_t bytes);
 void memory_recount(struct machine *machine);
-uint32_t shared_create(struct machine *machine, uint32_t process, unsigned card, unsigned part, uint64_t bytes);
+uint64_t memory_of(const struct machine *machine, uint32_t process, unsigned card, unsigned part);
+uint32_t shared_create(struct machine *machine, uint32_t process, unsigned card, unsigned part, uint64_t bytes); /* of charged memory */
 bool shared_hold(struct machine *machine, uint32_t index, uint32_t process);
-bool shared_release(struct machine *machine, uint32_t index, uint32_t process); /* true if nobody holds it any more */
-void shared_release_all(struct machine *machine, uint32_t process);
+void shared_release(struct machine *machine, uint32_t index, uint32_t process);
 
 /* objects.c, all with the lock: indices into the tables, NOBODY if one is full */
 uint32_t context_create(struct machine *machine, uint32_t process, unsigned card, unsigned part);
@@ -158,6 +160,7 @@ uint32_t event_create(struct machine *machine, uint32_t process);
 void event_destroy(struct machine *machine, uint32_t index);
 
 /* execution.c: one context, in its own running time */
+enum head_stage stream_stage(const struct stream *stream);
 bool context_runnable(struct machine *machine, struct context *context);
 bool context_settle(struct machine *machine, struct context *context);
 uint64_t context_next(struct machine *machine, struct context *context); /* running time of the next completion, FOREVER if none */

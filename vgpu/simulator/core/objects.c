@@ -61,7 +61,7 @@ uint32_t stream_create(struct machine *machine, uint32_t context, int priority, 
         stream->priority = priority;
         stream->blocking = blocking;
         stream->submitted = stream->completed = 0;
-        stream->stage = WAITING;
+        stream->staged = 0;
         stream->running_units = 0;
         stream->next = machine->contexts[context].first_stream;
         stream->used = 1;
@@ -77,9 +77,6 @@ void stream_destroy(struct machine *machine, uint32_t index)
 {
     struct stream *stream = &machine->streams[index];
     struct context *context = &machine->contexts[stream->context];
-    const struct command *head = &stream->ring[stream->completed % RING];
-    if (stream->submitted != stream->completed && stream->stage == RUNNING && head->kind == COPY && context->copying[head->target])
-        context->copying[head->target]--;
     uint32_t *link = &context->first_stream;
     while (*link != NOBODY && *link != index)
         link = &machine->streams[*link].next;

@@ -75,7 +75,8 @@ uint32_t process_register(struct machine *machine)
         process->outside_pid = 0;
         process->pid_namespace = namespace_of("self");
         process->contexts = 0;
-        memset(process->used_bytes, 0, sizeof process->used_bytes);
+        memset(process->own_bytes, 0, sizeof process->own_bytes);
+        memset(process->shared_bytes, 0, sizeof process->shared_bytes);
         memset(process->buckets, 0, sizeof process->buckets);
         if (!process_hold(machine, slot))
             return NOBODY;
@@ -87,19 +88,21 @@ uint32_t process_register(struct machine *machine)
     return NOBODY;
 }
 
+/* May be broken off and begun anew at any point. Streams are also looked for one by one: some may not have come into their list. */
 static void forget(struct machine *machine, uint32_t slot)
 {
     struct process *process = &machine->processes[slot];
+    for (uint32_t index = 0; index < machine->stream_end; index++)
+        if (machine->streams[index].used && machine->contexts[machine->streams[index].context].process == slot)
+            stream_destroy(machine, index);
     for (uint32_t index = 0; index < machine->context_end; index++)
         if (machine->contexts[index].used && machine->contexts[index].process == slot)
             context_destroy(machine, index);
     for (uint32_t index = 0; index < machine->event_end; index++)
         if (machine->events[index].used && machine->events[index].owner == slot)
             event_destroy(machine, index);
-    shared_release_all(machine, slot);
     process->state = 0;
     process->generation++;
-    memset(process->used_bytes, 0, sizeof process->used_bytes);
     memory_recount(machine);
 }
 

@@ -33,7 +33,7 @@ uint64_t queue_least(struct machine *machine, uint32_t index, uint64_t number)
     uint64_t least = 0;
     for (uint64_t n = stream->completed; n < number && n < stream->submitted; n++) {
         const struct command *command = &stream->ring[n % RING];
-        if (n == stream->completed && stream->stage != WAITING && stream->stage != READY)
+        if (n == stream->completed && (stream_stage(stream) == GAP || stream_stage(stream) == RUNNING))
             least += stream->end_run_ns > context->run_ns ? stream->end_run_ns - context->run_ns : 0;
         else if (command->kind == KERNEL)
             least += command->token;

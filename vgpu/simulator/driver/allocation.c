@@ -223,7 +223,8 @@ static CUresult share_range(CUdevice device, CUdeviceptr base, size_t bytes, uin
         return CUDA_ERROR_OUT_OF_MEMORY;
     if (!move_to_file(base, bytes, made)) {
         machine_lock(driver.machine);
-        driver.machine->shared[index].used = 0;
+        driver.machine->processes[driver.process].own_bytes[about->card][about->part] += bytes;
+        shared_release(driver.machine, index, driver.process);
         machine_unlock(driver.machine);
         return CUDA_ERROR_NOT_SUPPORTED;
     }

@@ -57,7 +57,7 @@ static struct call *find_call(uint32_t from, uint32_t *index, uint32_t *generati
     machine_advance(driver.machine, clock_now(driver.machine));
     for (uint32_t i = from; !found && i < driver.machine->stream_end; i++) {
         const struct stream *stream = &driver.machine->streams[i];
-        if (!stream->used || stream->stage != CALLED || stream->submitted == stream->completed ||
+        if (!stream->used || stream->submitted == stream->completed || stream_stage(stream) != CALLED ||
             driver.machine->contexts[stream->context].process != driver.process)
             continue;
         found = (struct call *)(uintptr_t)stream->ring[stream->completed % RING].token;
@@ -72,7 +72,7 @@ static void answer(uint32_t index, uint32_t generation)
 {
     machine_lock(driver.machine);
     struct stream *stream = &driver.machine->streams[index];
-    if (stream->generation == generation && stream->stage == CALLED)
+    if (stream->generation == generation && stream_stage(stream) == CALLED)
         stream->stage = ANSWERED;
     machine_advance(driver.machine, clock_now(driver.machine));
     machine_unlock(driver.machine);

@@ -93,7 +93,7 @@ static nvmlReturn_t processes(nvmlDevice_t device, unsigned *count, void *list, 
     for (unsigned i = 0; i < found; i++) {
         const struct entry *entry = &entries[i];
         nvmlProcessInfo_t info = {.pid = (unsigned)process_visible_pid(machine, entry->process),
-                                  .usedGpuMemory = machine->processes[entry->process].used_bytes[device->card][entry->part],
+                                  .usedGpuMemory = memory_of(machine, entry->process, device->card, entry->part),
                                   .gpuInstanceId = entry->part ? machine->mig[device->card].instances[entry->part].id : 0xFFFFFFFF,
                                   .computeInstanceId = entry->part ? 0 : 0xFFFFFFFF};
         memcpy((char *)list + i * bytes, &info, bytes);
@@ -148,7 +148,7 @@ EXPORTED nvmlReturn_t nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,
         return end(NVML_ERROR_INSUFFICIENT_SIZE);
     for (unsigned i = 0; i < found; i++)
         list->procArray[i] = (nvmlProcessDetail_v1_t){.pid = (unsigned)process_visible_pid(machine, entries[i].process),
-                                                      .usedGpuMemory = machine->processes[entries[i].process].used_bytes[device->card][entries[i].part],
+                                                      .usedGpuMemory = memory_of(machine, entries[i].process, device->card, entries[i].part),
                                                       .gpuInstanceId = entries[i].part ? machine->mig[device->card].instances[entries[i].part].id : 0xFFFFFFFF,
                                                       .computeInstanceId = entries[i].part ? 0 : 0xFFFFFFFF};
     return end(NVML_SUCCESS);
