@@ -68,10 +68,14 @@ def named(documents: list[Document], kind: str, name: str) -> Document:
 
 
 def pod_templates(documents: list[Document]) -> Iterator[tuple[str, Document]]:
-    """Yield name and pod template of everything that makes pods."""
+    """Yield name and pod template of everything that makes pods, with the volumes that it gets from claims."""
     for document in documents:
         if document["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
-            yield document["metadata"]["name"], document["spec"]["template"]
+            template = document["spec"]["template"]
+            claims = [claim["metadata"]["name"] for claim in document["spec"].get("volumeClaimTemplates", [])]
+            volumes = [{"name": name, "persistentVolumeClaim": {"claimName": name}} for name in claims]
+            spec = {**template["spec"], "volumes": [*template["spec"].get("volumes", []), *volumes]}
+            yield document["metadata"]["name"], {**template, "spec": spec}
 
 
 def containers(pod: Document) -> list[Document]:

@@ -6,7 +6,8 @@ import base64
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,18 +142,19 @@ class Installed:
 
     # --- people ---------------------------------------------------------------------------------------------------
 
-    def signed_in(self, name: str) -> httpx.Client:
-        """Return a browser in which *name* has signed in."""
-        browser = httpx.Client(base_url=self.url, timeout=30.0, follow_redirects=False)
-        browser.get("/hub/login")
-        form = {
-            "username": name,
-            "password": password_of(self.secret()["sign-in-key"], name),
-            "_xsrf": browser.cookies.get("_xsrf", path="/hub/") or "",
-        }
-        answer = browser.post("/hub/login", data=form)
-        assert answer.status_code == 302, (answer.status_code, self.logs("hub"))
-        return browser
+    @contextmanager
+    def signed_in(self, name: str) -> Iterator[httpx.Client]:
+        """Give a browser in which *name* has signed in."""
+        with httpx.Client(base_url=self.url, timeout=30.0, follow_redirects=False) as browser:
+            browser.get("/hub/login")
+            form = {
+                "username": name,
+                "password": password_of(self.secret()["sign-in-key"], name),
+                "_xsrf": browser.cookies.get("_xsrf", path="/hub/") or "",
+            }
+            answer = browser.post("/hub/login", data=form)
+            assert answer.status_code == 302, (answer.status_code, self.logs("hub"))
+            yield browser
 
     def token(self, name: str, *scopes: str) -> str:
         """Return a hub token of a person, made as the page *Tokens* does."""
