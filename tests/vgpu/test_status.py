@@ -1,4 +1,4 @@
-"""``tessera vgpu status`` on a node's folder, in both languages, whatever a container writes into its page."""
+"""``tessera vgpu``: status of a node's folder, whatever a container writes into its page; simulated cards; both languages."""
 
 from __future__ import annotations
 
@@ -93,3 +93,29 @@ def test_a_page_of_nonsense_is_a_remark(state: Path) -> None:
 def test_an_empty_node_says_so(tmp_path: Path) -> None:
     SlotStore(tmp_path, nodes).close()
     assert "No container has a slice" in tessera("vgpu", "status", "--state-dir", str(tmp_path)).stdout
+
+
+COUNT = """
+import pynvml
+pynvml.nvmlInit()
+handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+print([pynvml.nvmlDeviceGetName(handle) for handle in handles])
+raise SystemExit(7)
+"""
+
+
+def test_a_program_finds_simulated_cards_and_its_exit_status_is_ours() -> None:
+    done = tessera("vgpu", "simulate", "--cards", "2xA100-80G", "--", sys.executable, "-c", COUNT)
+    assert (done.stdout, done.returncode) == ("['NVIDIA A100-SXM4-80GB', 'NVIDIA A100-SXM4-80GB']\n", 7), done.stderr
+    killed = tessera("vgpu", "simulate", "--cards", "T4-16G", sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+    assert killed.returncode == 137
+
+
+def test_an_unknown_card_and_an_unknown_program_are_named() -> None:
+    refused = tessera("vgpu", "simulate", "--cards", "1xB9", "--", "true", language="zh_CN")
+    assert refused.returncode == 2
+    assert "B9" in refused.stderr
+    assert "A100-80G" in refused.stderr
+    missing = tessera("vgpu", "simulate", "--cards", "T4-16G", "--", "/nowhere/program")
+    assert missing.returncode == 2
+    assert "/nowhere/program cannot be started: No such file or directory" in missing.stderr

@@ -1,7 +1,10 @@
-"""``tessera vgpu``: slices of cards on this node."""
+"""``tessera vgpu``: slices of cards on this node, and simulated cards."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -10,6 +13,7 @@ import click
 
 from tessera_hub.i18n import gettext as _
 from tessera_vgpu.errors import VgpuError
+from tessera_vgpu.simulate import make_machine, parse_cards, read_cards
 from tessera_vgpu.status import STATE_FOLDER, ContainerCard, read_status
 
 from .output import ExitCode, print_json, print_table
@@ -29,7 +33,7 @@ class Refused(click.ClickException):
 
 @click.group("vgpu")
 def command() -> None:
-    """Look at slices of cards on this node."""
+    """Look at slices of cards on this node, or simulate cards."""
 
 
 @command.command("status")
@@ -65,6 +69,25 @@ def status(state_dir: Path, as_json: bool) -> None:
         right=(3, 4, 5, 6, 7, 8, 9, 10),
         empty=_("No container has a slice of a card on this node."),
     )
+
+
+@command.command("simulate", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--cards", required=True, metavar="NxMODEL", help="Cards to simulate, such as 2xA100-80G.")
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
+def simulate(cards: str, program: tuple[str, ...]) -> None:
+    """Run a program that finds simulated NVIDIA cards, and end with its exit status."""
+    folder = Path(tempfile.mkdtemp(prefix="tessera-simulated-"))
+    try:
+        machine = make_machine(folder / "machine", parse_cards(cards, read_cards()))
+        status = machine.run(program)
+    except VgpuError as error:
+        raise Refused(error) from error
+    except OSError as error:
+        raise click.ClickException(_("{name} cannot be started: {reason}", name=program[0], reason=error.strerror)) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    # A program that a signal ended: what a shell says.
+    sys.exit(status if status >= 0 else 128 - status)
 
 
 def _cells(line: ContainerCard) -> list[str]:
