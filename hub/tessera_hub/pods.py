@@ -31,6 +31,7 @@ def use_pods(
     environments: Mapping[str, str],
     hub_url: str,
     pod_service_url: str,
+    hub_listen: str = "",
     namespace: str = "tessera-workspaces",
     site: str = "tessera",
     home_size: str = "10Gi",
@@ -42,15 +43,16 @@ def use_pods(
         c: the configuration object of ``jupyterhub_config.py``.
         here: what ``configure`` returned.
         environments: environment name → image; the cluster's Proxy should offer the same.
-        hub_url: the hub as pods reach it; it must listen there.
+        hub_url: the hub as pods reach it.
         pod_service_url: the service as pods reach it, with its path.
+        hub_listen: address of this machine at which the hub listens; empty: all.
         namespace: of the pods and the homes.
         site: namespace prefix of the cluster's Proxy, by which it knows the workspaces among the pods.
         home_size: Kubernetes quantity of a person's home.
         storage_class: empty: the cluster's default.
     """
     c.JupyterHub.spawner_class = "tessera_spawner.kubernetes.TesseraKubeSpawner"
-    c.JupyterHub.hub_ip = ""
+    c.JupyterHub.hub_bind_url = f"http://{hub_listen}:{here.hub_port}"
     c.JupyterHub.hub_connect_url = hub_url
     # Whatever restarts the hub, people work on.
     c.JupyterHub.cleanup_servers = False
