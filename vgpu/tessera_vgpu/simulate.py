@@ -230,6 +230,37 @@ def _describe(card: Card, place: int, seed: str) -> _CardDescription:
     return described
 
 
+class CardUse(BaseModel):
+    """What happened on one card since the beginning: time with a kernel on it, and time that changes of context took."""
+
+    used_bytes: int
+    capacity_bytes: int
+    busy_ns: int
+    switching_ns: int
+
+
+class ProcessCardUse(BaseModel):
+    """What one process has of one card, and its time with a kernel on it."""
+
+    used_bytes: int
+    busy_ns: int
+
+
+class ProcessUse(BaseModel):
+    """One process of the machine; ``cards`` in the machine's order."""
+
+    pid: int
+    cards: list[ProcessCardUse]
+
+
+class Snapshot(BaseModel):
+    """The simulator's truth at simulated time ``now_ns``."""
+
+    now_ns: int
+    cards: list[CardUse]
+    processes: list[ProcessUse]
+
+
 @dataclass(frozen=True)
 class Machine:
     """A simulated machine: its file of state, and the libraries that programs find."""
@@ -244,6 +275,16 @@ class Machine:
         environment["LD_LIBRARY_PATH"] = f"{self.libraries}:{before}" if before else str(self.libraries)
         environment[STATE_VARIABLE] = str(self.state)
         return environment
+
+    def inspect(self) -> Snapshot:
+        """Return what the simulator knows of its cards and processes now.
+
+        Raises:
+            subprocess.CalledProcessError: the file of state is gone or of another version.
+        """
+        command = [str(self.libraries / "inspect")]
+        done = subprocess.run(command, env=self.environment(), check=True, capture_output=True)  # noqa: S603 - our own program
+        return Snapshot.model_validate_json(done.stdout)
 
     def run(self, command: Sequence[str]) -> int:
         """Run a program on the simulated cards, with this process's input and output, and return its exit status."""

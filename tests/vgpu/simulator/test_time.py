@@ -84,3 +84,20 @@ def test_eight_processes_get_equal_parts(make_card: Callable[..., Card]) -> None
     seen = [float(text) for text in card.go(*(card.start("worker", "measure", 1, 2_000_000, 40) for _ in range(8)))]
     assert max(seen) > 80 * 7
     assert max(seen) < 80 * 10
+
+
+def test_the_machine_tells_what_happened(make_card: Callable[..., Card]) -> None:
+    card = make_card("2xA100-80G")
+    assert card.machine is not None
+    workers = [card.start("worker", "measure", 1, 5_000_000, 40) for _ in range(2)]
+    before = card.machine.inspect()
+    assert {process.pid for process in before.processes} == {worker.pid for worker in workers}
+    assert before.cards[0].used_bytes == sum(process.cards[0].used_bytes for process in before.processes) > 600 << 20
+    assert before.cards[1].used_bytes == before.cards[0].busy_ns == 0
+    card.go(*workers)
+    after = card.machine.inspect()
+    assert after.processes == []
+    assert after.cards[0].used_bytes == 0
+    assert after.cards[0].busy_ns == 2 * 40 * 5 * MS
+    assert after.cards[0].switching_ns % SWITCH == 0
+    assert after.cards[0].switching_ns > 100 * SWITCH

@@ -65,6 +65,7 @@ struct part {
     uint32_t open, first_context, current, loaded;
     uint64_t switching_until, slice_end;
     uint64_t multiprocessors, capacity_bytes, used_bytes;
+    uint64_t busy_ns, switching_ns; /* time with a kernel on it, and time that changes of context took, since the beginning */
 };
 
 struct bucket {
@@ -78,6 +79,7 @@ struct process {
     uint64_t pid_namespace, contexts;
     uint32_t host_signal; /* futex: a host function is due */
     uint64_t own_bytes[MAX_CARDS][PARTS], shared_bytes[MAX_CARDS][PARTS]; /* what it pays for; the latter follows from the holders */
+    uint64_t busy_ns[MAX_CARDS];
     struct bucket buckets[MAX_CARDS][BUCKETS];
 };
 

@@ -77,6 +77,7 @@ uint32_t process_register(struct machine *machine)
         process->contexts = 0;
         memset(process->own_bytes, 0, sizeof process->own_bytes);
         memset(process->shared_bytes, 0, sizeof process->shared_bytes);
+        memset(process->busy_ns, 0, sizeof process->busy_ns);
         memset(process->buckets, 0, sizeof process->buckets);
         if (!process_hold(machine, slot))
             return NOBODY;

@@ -111,12 +111,20 @@ static void elapse(struct machine *machine, uint64_t to_ns)
     for (unsigned card = 0; card < machine->description.card_count; card++)
         for (unsigned part = 0; part < part_count(machine, card); part++) {
             struct part *place = &machine->parts[card][part];
-            if (place->current == NOBODY || machine->now_ns < place->switching_until)
+            uint64_t span = to_ns - machine->now_ns;
+            if (place->current == NOBODY)
                 continue;
+            if (machine->now_ns < place->switching_until) {
+                place->switching_ns += span;
+                continue;
+            }
             struct context *context = &machine->contexts[place->current];
-            if (context_busy(machine, context))
+            if (context_busy(machine, context)) {
+                place->busy_ns += span;
+                machine->processes[context->process].busy_ns[card] += span;
                 utilisation_add(machine, context->process, card, machine->now_ns, to_ns);
-            context->run_ns += to_ns - machine->now_ns;
+            }
+            context->run_ns += span;
         }
     machine->now_ns = to_ns;
 }
