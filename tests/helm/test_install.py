@@ -81,7 +81,7 @@ def test_a_person_signs_in_and_sees_the_portal(installed: Installed) -> None:
         browser.follow_redirects = True
         page = browser.get(f"{SERVICE_PREFIX}/")
         assert page.status_code == 200
-        assert str(page.url).startswith(f"{installed.url}{SERVICE_PREFIX}")
+        assert page.url.path == f"{SERVICE_PREFIX}/"
         assert PERSON in page.text
     with httpx.Client(base_url=installed.url, timeout=30) as browser:
         browser.get("/hub/login")
@@ -130,10 +130,10 @@ def test_a_workspace_opens_behind_the_front_door_and_ends_without_a_trace(instal
         assert pod["spec"]["priorityClassName"] == f"{RELEASE}-workspaces"
         with installed.signed_in(PERSON) as browser:
             browser.follow_redirects = True
-            status = until("JupyterLab answers", lambda: browser.get(f"/user/{PERSON}/api/status").status_code == 200, 60)
-            assert status
             page = browser.get(f"/user/{PERSON}/lab")
+            assert page.status_code == 200
             assert "jupyter-config-data" in page.text
+            assert browser.get(f"/user/{PERSON}/api/status").json()["kernels"] == 0
         task.cancel()
         assert str(task.wait(60).phase) in ("SUCCEEDED", "CANCELLED")
     until("the pod goes", lambda: not list(Collection(installed.admin, PODS).list(WORKSPACES)), 60)
