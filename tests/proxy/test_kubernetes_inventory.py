@@ -118,6 +118,8 @@ def test_mig_partitions_and_shares_are_cards_of_their_own_size() -> None:
     shares = node("shares", A100, resources={"tessera.io/vgpu": "200", "tessera.io/vgpu-memory": "163840"})
     found = pools([mig, shares], pod("shares", {"tessera.io/vgpu": "30", "tessera.io/vgpu-memory": "8192"}, ours=True))
     assert found["A100-80G-mig"].shapes[0].cards == [(14, 10240)] * 7
+    quarter = node("a30", {"nvidia.com/gpu.product": "NVIDIA-A30"}, resources={"nvidia.com/mig-1g.6gb": "4"})
+    assert pools([quarter])["A30-24G-mig"].shapes[0].cards == [(25, 6144)] * 4
     assert sorted(found["A100-80G-vcuda"].shapes[0].cards) == [(70, 73728), (100, 81920)]
 
 
@@ -165,3 +167,16 @@ def test_a_class_is_chosen_by_the_nodes_labels() -> None:
     [term] = found["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert term["matchExpressions"] == [{"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-A100-SXM4-80GB"]}]
     assert devices_of({}, {}) == []
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        "huawei.com/Ascend910B3-memory",
+        "huawei.com/Ascend910B3-core",
+        "cambricon.com/mlu.smlu.vmemory",
+        "cambricon.com/mlu.smlu.vcore",
+    ],
+)
+def test_what_counts_memory_or_cores_of_shares_is_no_card(resource: str) -> None:
+    assert offered(node("npu", {}, resources={resource: "65536"})) == []

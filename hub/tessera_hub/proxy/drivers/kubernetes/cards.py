@@ -42,8 +42,13 @@ WHOLE: Final[Mapping[str, str]] = {
 }
 """Resource of whole cards → maker. Any other ``huawei.com/Ascend…`` or ``cambricon.com/mlu…`` is read alike."""
 _MIG: Final = re.compile(r"nvidia\.com/mig-(\d)g\.(\d+)gb(?:\.me)?")
-_OTHERS: Final = ((re.compile(r"huawei\.com/Ascend[\w.-]+"), "huawei"), (re.compile(r"cambricon\.com/mlu[\w.-]*"), "cambricon"))
-_MIG_PARTS: Final = 7
+_OTHERS: Final = (
+    (re.compile(r"huawei\.com/Ascend\w+"), "huawei"),  # not its -memory or -core, which count what a share of it has
+    (re.compile(r"cambricon\.com/mlu\d*"), "cambricon"),  # nor .smlu.vcore and the like
+)
+_MIG_PARTS: Final[Mapping[str, int]] = {"A30-24G": 4}
+"""Compute slices of a card by its class; all others have seven. Source: NVIDIA MIG User Guide, supported profiles."""
+_MIG_PARTS_USUAL: Final = 7
 _SIMPLE_NAMES: Final = {"huawei.com/Ascend310P": "Ascend310P-24G", "huawei.com/Ascend910": "Ascend910B-64G"}
 
 
@@ -112,8 +117,9 @@ def devices_of(labels: Mapping[str, str], amounts: Mapping[str, int]) -> list[De
         if count <= 0:
             continue
         if mig := _MIG.fullmatch(resource):
-            centi, memory = CENTI_CARDS_PER_CARD * int(mig[1]) // _MIG_PARTS, int(mig[2]) * 1024
-            found.append(Device(resource, class_of(labels, NVIDIA), CardMode.MIG, count, centi, memory))
+            kind = class_of(labels, NVIDIA)
+            centi = CENTI_CARDS_PER_CARD * int(mig[1]) // _MIG_PARTS.get(kind.name, _MIG_PARTS_USUAL)
+            found.append(Device(resource, kind, CardMode.MIG, count, centi, int(mig[2]) * 1024))
         elif resource in (VGPU, VOLCANO_NUMBER):
             kind = class_of(labels, NVIDIA)
             cards = count // CENTI_CARDS_PER_CARD if resource == VGPU else _volcano_cards(amounts, kind)
