@@ -8,8 +8,10 @@ job goes through Batch's states at the times at which this really happens. It is
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from datetime import UTC, datetime
@@ -91,6 +93,9 @@ class Compute:
         overrides = job.container_overrides
         # What Batch itself gives, the definition's image is this machine.
         environment = {"PATH": os.environ["PATH"], "AWS_BATCH_JOB_ID": job.job_id, "AWS_BATCH_JOB_ATTEMPT": "1"}
+        scratch = Path(tempfile.mkdtemp(prefix="tessera-job-"))
+        scratch.chmod(0o1777)
+        environment["TMPDIR"] = str(scratch)  # a container's /tmp goes with it
         environment |= {entry["name"]: entry["value"] for entry in overrides.get("environment", ())}
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--"]
         with (self.folder / f"{job.job_id}.log").open("wb") as log:
@@ -108,6 +113,7 @@ class Compute:
         job.status = "RUNNING"
         said = self.watch(job, process)
         self.keep_output(job)
+        shutil.rmtree(scratch, ignore_errors=True)
         code = process.returncode if process.returncode >= 0 else 128 - process.returncode
         if job.job_id in self.taken:
             self.finish(job, False, HOST_GONE)
