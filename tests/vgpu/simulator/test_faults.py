@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.vgpu.simulator.conftest import REAL, Card
+from tests.vgpu.simulator.conftest import REAL, SECONDS, Card
 
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(REAL, reason="a real card is not tortured")]
+
 
 def books(card: Card) -> tuple[int, list[int], int]:
     """What the card counts as used, who uses it, and what they use, all at one moment."""
@@ -51,7 +52,7 @@ def test_the_work_of_a_killed_process_ends_with_it(card: Card) -> None:
     time.sleep(0.3)
     flood.kill()
     flood.wait()
-    assert float(card.go(card.start("worker", "measure", 1, 5_000_000, 10))[0]) < 60
+    assert float(card.go(card.start("worker", "measure", 1, 5_000_000, 10))[0]) < 120
 
 
 def test_a_stopped_process_costs_only_its_slices(card: Card) -> None:
@@ -61,7 +62,7 @@ def test_a_stopped_process_costs_only_its_slices(card: Card) -> None:
     subprocess.run(["kill", "-STOP", str(stopped.pid)], check=True)
     time.sleep(0.1)
     measured = float(card.go(card.start("worker", "measure", 1, 1_000_000, 50))[0])
-    assert 95 < measured < 220
+    assert 95 < measured < 400
     flood.kill()
 
 
@@ -77,7 +78,7 @@ def test_sixty_processes_start_together(make_card: Callable[..., Card]) -> None:
     card.started += processes
     lines = [process.stdout.readline() for process in processes if process.stdout]
     assert lines == ["ready\n"] * 60
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < SECONDS
     used, pids, by_process = books(card)
     assert used == by_process
     assert len(pids) == 60
