@@ -63,3 +63,22 @@ def test_a_process_that_closes_its_descriptors_keeps_its_memory(card: Card) -> N
     during = int(card.go(card.start("worker", "hold", 1))[0])
     assert before - during >= 100
     assert card.go(process) == ["alive"]
+
+
+def test_a_program_may_close_the_library_and_end(card: Card) -> None:
+    source = """
+import ctypes, _ctypes, os, subprocess
+cuda = ctypes.CDLL("libcuda.so.1")
+assert cuda.cuInit(0) == 0
+_ctypes.dlclose(cuda._handle)
+subprocess.run(["true"], check=True)
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+again = ctypes.CDLL("libcuda.so.1")
+count = ctypes.c_int()
+assert again.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value >= 1
+print("closed")
+"""
+    assert card.python(source).strip() == "closed"
