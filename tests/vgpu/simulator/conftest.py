@@ -110,7 +110,7 @@ def programs(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         for suffix, options in (("", []), ("_per_thread", ["-DCUDA_API_PER_THREAD_DEFAULT_STREAM"])):
             target = folder / f"{source.stem}{suffix}"
             command = [compiler(), "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-isystem", str(headers()), *options]
-            subprocess.run([*command, "-o", str(target), str(source), *where, "-lcuda"], check=True, timeout=60)
+            subprocess.run([*command, "-o", str(target), str(source), *where, "-l:libcuda.so.1"], check=True, timeout=60)
             built[target.name] = target
     return built
 
