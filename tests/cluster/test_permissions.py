@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from tessera_hub.proxy.drivers.kubernetes import KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.objects import EVENTS, NAMESPACES, NODES, PLAIN_JOBS, PODS, SECRETS
-from tessera_hub.proxy.drivers.kubernetes.permissions import manifest
 from tessera_hub.proxy.drivers.kubernetes.tenants import BINDINGS, POLICIES, QUOTAS, binding, make_namespace, own_subject
-from tests.cluster.centre import account_token, apply, remove
 from tests.cluster.machine import Machine
+from tests.cluster.rights import Rights, refused
 from tests.cluster.site import remove_site
 from volcano_client import ClusterApiError, Collection, Kind, Transport
 
@@ -24,56 +19,33 @@ SECRET = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}}
 ROLES = Kind("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", namespaced=False)
 
 
-class Rights:
+class TenantRights(Rights):
     """The Proxy's account in a tenant's namespace of its own making."""
 
     def __init__(self, cluster: Machine, admin: Transport, folder: Path) -> None:
-        self.admin = admin
-        self.options = KubernetesOptions(
-            prefix=f"r{uuid4().hex[:8]}", service_url="http://192.0.2.7:8443/x", egress=("192.0.2.0/24",)
-        )
-        self.objects = manifest(self.options.prefix)
-        apply(admin, self.objects)
-        kubeconfig = folder / "kubeconfig"
-        kubeconfig.write_text(json.dumps(cluster.kubeconfig_for(account_token(admin, f"{self.options.prefix}-system"))))
-        self.mine = Transport.from_kubeconfig(kubeconfig)
+        super().__init__(cluster, admin, folder)
+        self.options = KubernetesOptions(prefix=self.prefix, service_url="http://192.0.2.7:8443/x", egress=("192.0.2.0/24",))
         self.me = own_subject(self.mine)
-        # The API server takes a new admission policy up within some seconds.
-        probe = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "probe"}}
-        deadline = time.monotonic() + 30
-        while not refused(lambda: Collection(self.mine, NAMESPACES).check(probe)):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
         self.namespace = make_namespace(self.mine, 7, "red 模型", self.options, self.me)
 
     def close(self) -> None:
-        self.mine.close()
-        remove_site(self.admin, self.options.prefix)
-        remove(self.admin, self.objects)
+        remove_site(self.admin, self.prefix)
+        super().close()
 
 
 @pytest.fixture(scope="module")
-def rights(cluster: Machine, transport: Transport, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rights]:
-    found = Rights(cluster, transport, tmp_path_factory.mktemp("rights"))
+def rights(cluster: Machine, transport: Transport, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TenantRights]:
+    found = TenantRights(cluster, transport, tmp_path_factory.mktemp("rights"))
     yield found
     found.close()
 
 
-def refused(call: Any) -> bool:
-    """Whether the API server forbids it, by its rules or by the admission policy."""
-    try:
-        call()
-    except ClusterApiError as error:
-        return error.status in (403, 422) and error.reason in ("Forbidden", "Invalid")
-    return False
-
-
-def test_it_knows_who_it_is(rights: Rights) -> None:
+def test_it_knows_who_it_is(rights: TenantRights) -> None:
     assert rights.me == {"kind": "ServiceAccount", "name": "tessera-proxy", "namespace": f"{rights.options.prefix}-system"}
     assert own_subject(rights.admin) is None
 
 
-def test_it_may_do_its_work(rights: Rights) -> None:
+def test_it_may_do_its_work(rights: TenantRights) -> None:
     for kind in (NODES, PODS, PLAIN_JOBS):
         list(Collection(rights.mine, kind).list())
     list(Collection(rights.mine, SECRETS).list(rights.namespace))
@@ -81,14 +53,14 @@ def test_it_may_do_its_work(rights: Rights) -> None:
 
 
 @pytest.mark.parametrize("namespace", ["kube-system", "default"])
-def test_secrets_of_others_are_closed(rights: Rights, namespace: str) -> None:
+def test_secrets_of_others_are_closed(rights: TenantRights, namespace: str) -> None:
     assert refused(lambda: list(Collection(rights.mine, SECRETS).list(namespace)))
     assert refused(lambda: Collection(rights.mine, SECRETS).get("x", namespace))
     assert refused(lambda: list(Collection(rights.mine, SECRETS).list()))
 
 
 @pytest.mark.parametrize("namespace", ["kube-system", "default"])
-def test_nothing_is_run_or_ended_elsewhere(rights: Rights, namespace: str) -> None:
+def test_nothing_is_run_or_ended_elsewhere(rights: TenantRights, namespace: str) -> None:
     mine = rights.mine
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x", "namespace": namespace}, "spec": {"template": {}}}
     assert refused(lambda: Collection(mine, PLAIN_JOBS).create_or_get(job))
@@ -97,7 +69,7 @@ def test_nothing_is_run_or_ended_elsewhere(rights: Rights, namespace: str) -> No
     assert refused(lambda: mine.call("POST", f"/api/v1/namespaces/{rights.namespace}/pods/x/exec"))
 
 
-def test_it_cannot_give_itself_rights_elsewhere(rights: Rights) -> None:
+def test_it_cannot_give_itself_rights_elsewhere(rights: TenantRights) -> None:
     assert rights.me is not None
     elsewhere = binding("kube-system", rights.me, rights.options)
     assert refused(lambda: Collection(rights.mine, BINDINGS).create_or_get(elsewhere))
@@ -109,14 +81,14 @@ def test_it_cannot_give_itself_rights_elsewhere(rights: Rights) -> None:
     assert refused(lambda: Collection(rights.mine, ROLES).create_or_get(role))
 
 
-def test_it_makes_namespaces_of_its_own_prefix_only(rights: Rights) -> None:
+def test_it_makes_namespaces_of_its_own_prefix_only(rights: TenantRights) -> None:
     for name in ("other", "kube-x", f"{rights.options.prefix}-x"):
         document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
         assert refused(lambda document=document: Collection(rights.mine, NAMESPACES).create_or_get(document)), name
     assert refused(lambda: Collection(rights.mine, NAMESPACES).delete(rights.namespace))
 
 
-def test_a_namespace_of_somebody_else_is_not_taken(rights: Rights) -> None:
+def test_a_namespace_of_somebody_else_is_not_taken(rights: TenantRights) -> None:
     name = f"{rights.options.prefix}-tenant-8"
     document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     Collection(rights.admin, NAMESPACES).create_or_get(document)
@@ -125,7 +97,7 @@ def test_a_namespace_of_somebody_else_is_not_taken(rights: Rights) -> None:
     Collection(rights.admin, NAMESPACES).delete(name)
 
 
-def test_a_tenants_namespace_is_closed_and_bounded(rights: Rights) -> None:
+def test_a_tenants_namespace_is_closed_and_bounded(rights: TenantRights) -> None:
     found = Collection(rights.admin, NAMESPACES).get(rights.namespace)
     assert found is not None
     assert found["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -141,7 +113,7 @@ def test_a_tenants_namespace_is_closed_and_bounded(rights: Rights) -> None:
     assert quota["spec"]["hard"]["services.nodeports"] == "0"
 
 
-def test_a_pod_that_asks_for_more_than_a_run_may_is_refused(rights: Rights) -> None:
+def test_a_pod_that_asks_for_more_than_a_run_may_is_refused(rights: TenantRights) -> None:
     volume = {"name": "host", "hostPath": {"path": "/"}}
     spec = {"containers": [{"name": "main", "image": "x"}], "volumes": [volume]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": rights.namespace}, "spec": spec}

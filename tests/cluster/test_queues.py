@@ -6,55 +6,27 @@ The kinds are those of ``definitions.py``: no Volcano looks at them, so what its
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from tessera_hub.cards import CATALOGUE
 from tessera_hub.proxy.drivers.kubernetes.cards import NVIDIA, Device
 from tessera_hub.proxy.drivers.kubernetes.mirror import QueueMirror
-from tessera_hub.proxy.drivers.kubernetes.permissions import manifest
 from tessera_hub.proxy.drivers.kubernetes.queues import queue_name
 from tessera_hub.schemas.protocol import DesiredQueue
 from tessera_hub.schemas.resources import CardMode
-from tests.cluster.centre import account_token, apply, remove
 from tests.cluster.machine import Machine
+from tests.cluster.rights import Rights, refused
 from tests.proxy.test_kubernetes_queues import desired
-from volcano_client import COMMANDS, QUEUES, ClusterApiError, Collection, Transport, command, queue
+from volcano_client import COMMANDS, QUEUES, Collection, Transport, command, queue
 from volcano_client.objects import Named, Owner
 
 CARDS = [Device(NVIDIA, CATALOGUE["A100-80G"], CardMode.WHOLE, 4, 100, 81920)]
 
 
-class Rights:
-    """The Proxy's account, and the administrator beside it."""
-
-    def __init__(self, cluster: Machine, admin: Transport, folder: Path) -> None:
-        self.admin = admin
-        self.prefix = f"q{uuid4().hex[:8]}"
-        self.objects = manifest(self.prefix)
-        apply(admin, self.objects)
-        kubeconfig = folder / "kubeconfig"
-        kubeconfig.write_text(json.dumps(cluster.kubeconfig_for(account_token(admin, f"{self.prefix}-system"))))
-        self.mine = Transport.from_kubeconfig(kubeconfig)
-        deadline = time.monotonic() + 30
-        while not self.refused(lambda: Collection(self.mine, QUEUES).check(queue(Named("probe")))):
-            assert time.monotonic() < deadline, "the admission policy is not taken up"
-            time.sleep(0.2)
-
-    @staticmethod
-    def refused(call: object) -> bool:
-        """Whether the API server forbids it."""
-        assert callable(call)
-        try:
-            call()
-        except ClusterApiError as error:
-            return error.status in (403, 422) and error.reason in ("Forbidden", "Invalid")
-        return False
+class QueueRights(Rights):
+    """The Proxy's account at a cluster with Volcano's kinds."""
 
     def spec(self, path: str) -> dict[str, object] | None:
         """Return the spec of a path's queue."""
@@ -62,21 +34,20 @@ class Rights:
         return None if found is None else found["spec"]
 
     def close(self) -> None:
-        self.mine.close()
         for found in Collection(self.admin, QUEUES).list():
             Collection(self.admin, QUEUES).delete(found["metadata"]["name"])
-        remove(self.admin, self.objects)
+        super().close()
 
 
 @pytest.fixture(scope="module")
-def rights(cluster: Machine, defined: Transport, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rights]:
-    found = Rights(cluster, defined, tmp_path_factory.mktemp("rights"))
+def rights(cluster: Machine, defined: Transport, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueueRights]:
+    found = QueueRights(cluster, defined, tmp_path_factory.mktemp("rights"))
     yield found
     found.close()
 
 
 @pytest.fixture
-async def mirror(rights: Rights) -> AsyncIterator[QueueMirror]:
+async def mirror(rights: QueueRights) -> AsyncIterator[QueueMirror]:
     found = QueueMirror(rights.mine, rights.prefix, lambda: CARDS)
     found.start()
     yield found
@@ -90,7 +61,7 @@ TREE: list[DesiredQueue] = [
 ]
 
 
-async def test_the_tree_is_made_and_runs_find_their_queue(rights: Rights, mirror: QueueMirror) -> None:
+async def test_the_tree_is_made_and_runs_find_their_queue(rights: QueueRights, mirror: QueueMirror) -> None:
     assert mirror.name_of("red/a") is None
     await mirror.apply(TREE)
     assert rights.spec("red") == {
@@ -106,7 +77,7 @@ async def test_the_tree_is_made_and_runs_find_their_queue(rights: Rights, mirror
     assert mirror.name_of("blue") is None
 
 
-async def test_sizes_follow_and_what_people_changed_is_put_right(rights: Rights, mirror: QueueMirror) -> None:
+async def test_sizes_follow_and_what_people_changed_is_put_right(rights: QueueRights, mirror: QueueMirror) -> None:
     by_hand = {"spec": {"capability": {"cpu": "1", "memory": "5Gi"}}}
     Collection(rights.admin, QUEUES).patch(queue_name("red/a", rights.prefix), by_hand)
     await mirror.apply([TREE[0].model_copy(update={"limit": {"cpu": 2000}, "deserved": {}}), desired("red/a"), TREE[2]])
@@ -117,7 +88,9 @@ async def test_sizes_follow_and_what_people_changed_is_put_right(rights: Rights,
     assert (rights.spec("red/a") or {})["capability"] == {"cpu": "3000m"}
 
 
-async def test_a_queue_that_is_gone_is_closed_first_and_deleted_when_it_is_empty(rights: Rights, mirror: QueueMirror) -> None:
+async def test_a_queue_that_is_gone_is_closed_first_and_deleted_when_it_is_empty(
+    rights: QueueRights, mirror: QueueMirror
+) -> None:
     await mirror.apply(TREE)
     await mirror.apply(TREE[:2])
     name = queue_name("red/b", rights.prefix)
@@ -133,14 +106,14 @@ async def test_a_queue_that_is_gone_is_closed_first_and_deleted_when_it_is_empty
         assert (rights.spec("red/b") is not None) is there, state
 
 
-async def test_queues_of_others_stay_as_they_are(rights: Rights, mirror: QueueMirror) -> None:
+async def test_queues_of_others_stay_as_they_are(rights: QueueRights, mirror: QueueMirror) -> None:
     others = Collection(rights.admin, QUEUES)
     foreign, _new = others.create_or_get(queue(Named("default"), weight=7))
     target = Owner(QUEUES.api_version, "Queue", "default", foreign["metadata"]["uid"])
     close = command(Named("x", f"{rights.prefix}-system"), "CloseQueue", target)
-    assert rights.refused(lambda: Collection(rights.mine, QUEUES).patch("default", {"spec": {"weight": 1}}))
-    assert rights.refused(lambda: Collection(rights.mine, QUEUES).delete("default"))
-    assert rights.refused(lambda: Collection(rights.mine, QUEUES).create_or_get(queue(Named("other"))))
-    assert rights.refused(lambda: Collection(rights.mine, COMMANDS).create_or_get(close))
+    assert refused(lambda: Collection(rights.mine, QUEUES).patch("default", {"spec": {"weight": 1}}))
+    assert refused(lambda: Collection(rights.mine, QUEUES).delete("default"))
+    assert refused(lambda: Collection(rights.mine, QUEUES).create_or_get(queue(Named("other"))))
+    assert refused(lambda: Collection(rights.mine, COMMANDS).create_or_get(close))
     await mirror.apply([])
     assert others.get("default") == foreign
