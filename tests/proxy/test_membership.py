@@ -7,7 +7,7 @@ import pytest
 
 from tests.hub_double import HubDouble
 from tests.proxy.by_hand import ProxyByHand
-from tests.service import script_spec, upload
+from tests.service import ServiceProcess, script_spec, upload
 
 
 @pytest.fixture
@@ -70,3 +70,14 @@ def test_while_the_hub_is_silent_the_recorded_membership_counts(proxy: ProxyByHa
     hub.broken = True
     proxy.begin()
     assert proxy.lease(task_id)["owner"] == "ada"
+
+
+def test_the_first_task_of_a_new_tenant_is_taken_at_once(
+    proxy: ProxyByHand, service: ServiceProcess, hub: HubDouble, ada: httpx.Client
+) -> None:
+    proxy.begin()
+    spec = script_spec(*upload(ada, b"print('hello')\n"))
+    assert ada.post("/tasks", json=spec).status_code == 201  # the service has looked at all queues that there are
+    zoe = service.api(hub.add_user("zoe", "green"))
+    answer = zoe.post("/tasks", json=script_spec(*upload(zoe, b"print('hello')\n")))
+    assert answer.status_code == 201, answer.text

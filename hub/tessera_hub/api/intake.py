@@ -173,7 +173,7 @@ class _Checks:
         if sizes is None:
             sizes = self._sizes[where.tenant_id] = await blob_sizes(self._session, where.tenant_id, self._hashes)
         check_inputs(spec, sizes, self._context.settings.snapshot_limit_bytes)
-        admission = await Admission.current(self._context.store, self._session)
+        admission = await Admission.current(self._context.store, self._session, where)
         admission.check_names(spec)
         never = admission.never(spec, where)
         if never:
@@ -318,7 +318,7 @@ async def examine(context: Context, caller: Caller, spec: TaskDraft, seconds: in
         refuse_unsupported(spec)
         async with context.store.read() as session:
             where = await destination(session, spec, caller.tenants)
-            admission = await Admission.current(context.store, session)
+            admission = await Admission.current(context.store, session, where)
             admission.check_names(spec)
             verdict = admission.judge(spec, where)
             tree = await load_tree(session)

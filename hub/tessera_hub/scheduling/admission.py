@@ -78,6 +78,7 @@ class Admission:
     ) -> None:
         self.clusters = clusters
         self.queues = queues
+        self.queue_ids = frozenset(queue.id for queue in queues)
         self.environments = environments
         self.kernels = kernels
         self.waiting = waiting
@@ -86,16 +87,22 @@ class Admission:
         self._never: dict[tuple[str, str, str, str | None], tuple[Reason, ...]] = {}
 
     @classmethod
-    async def current(cls, store: Store, session: AsyncSession) -> Admission:
-        """Return the kept view, or read a new one."""
-        kept = _kept.get(store)
-        if kept is not None and time.monotonic() - kept[0] < KEEP_SECONDS:
-            return kept[1]
+    async def current(cls, store: Store, session: AsyncSession, where: Destination | None = None) -> Admission:
+        """Return the kept view, or read a new one: after two seconds, or if *where* is a queue that was made since."""
+
+        def good() -> Admission | None:
+            since, view = _kept.get(store) or (-KEEP_SECONDS, None)
+            if view is None or time.monotonic() - since >= KEEP_SECONDS:
+                return None
+            return view if where is None or str(where.queue_id) in view.queue_ids else None
+
+        if (view := good()) is not None:
+            return view
         async with _reading.setdefault(store, asyncio.Lock()):  # a hundred that wait read it once
-            kept = _kept.get(store)
-            if kept is None or time.monotonic() - kept[0] >= KEEP_SECONDS:
-                kept = _kept[store] = (time.monotonic(), await cls.load(session))
-            return kept[1]
+            if (view := good()) is None:
+                view = await cls.load(session)
+                _kept[store] = (time.monotonic(), view)
+            return view
 
     @classmethod
     async def load(cls, session: AsyncSession) -> Admission:
