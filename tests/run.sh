@@ -5,10 +5,10 @@ python=.venv/bin/python
 # Kubernetes and the images take minutes to build the first time, more than a test may. Without root the tests themselves say so.
 if [ "$(id -u)" = 0 ]; then
   case "${1:-}" in
-  '' | cluster | conformance | helm | vgpu) "$python" -m tests.cluster build ;;
+  '' | cluster | conformance | helm | spawner | vgpu) "$python" -m tests.cluster build ;;
   esac
   case "${1:-}" in
-  '' | helm) "$python" -m tests.helm ;;
+  '' | helm | spawner) "$python" -m tests.helm ;;
   esac
 fi
 case "${1:-}" in

@@ -21,8 +21,8 @@ from jupyterhub.spawner import Spawner, SpawnException
 from tornado.web import HTTPError
 from traitlets import Bool, Unicode, default
 
+from tessera_hub.i18n import current_language, language
 from tessera_hub.i18n import gettext as _
-from tessera_hub.i18n import language
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.workspaces import Reservation
 from tessera_hub.tasks.reasons import reason
@@ -335,9 +335,8 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
             self._events.append(notice)
 
     async def progress(self) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield what a person waiting for the server sees."""
-        shown = 0
-        code = self._language()
+        """Yield what a person waiting for the server sees, in that person's language: not of who asked for the start."""
+        shown, code = 0, current_language()
         while True:
             while shown < len(self._events):
                 yield describe(self._events[shown], code)

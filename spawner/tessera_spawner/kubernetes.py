@@ -88,6 +88,8 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
     init_containers: Any
 
     _pod: Mapping[str, Any] | None = None
+    _clears = False
+    """A pod of this run that a killed hub left is being removed."""
 
     def __init__(self, *arguments: Any, **values: Any) -> None:
         super().__init__(*arguments, **values)
@@ -247,16 +249,16 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
     async def _watch(self, reservation: Reservation) -> None:
         """Tell what the pod's events say, and end a start that cannot succeed. Returns never."""
         began = time.monotonic()
-        check, told, stuck_since, known = began + WITHDRAWN_CHECK_SECONDS, 0, None, None
+        check, stuck_since, known = began + WITHDRAWN_CHECK_SECONDS, None, None
+        told: set[str] = set()
         deadline = began + max(self.start_timeout - LAST_WORDS_SECONDS, 1)
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now, pod = time.monotonic(), self._seen()
-            events = self.events
-            for event in events[told:]:
-                if (notice := notice_of(event)) is not None:
+            now, pod = time.monotonic(), None if self._clears else self._seen()
+            for event in self.events:
+                if event["metadata"]["uid"] not in told and (notice := notice_of(event)) is not None:
                     self._tell(notice)
-            told = len(events)
+                told.add(event["metadata"]["uid"])
             reason = waits_for(pod)
             if (reason and reason.code) != known:
                 known = reason and reason.code
@@ -298,7 +300,11 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
             if error.status != 409:
                 raise
             # The pod of this very run, of a hub that was killed while it started it.
-            await KubeSpawner.stop(self, now=True)
+            self._clears = True
+            try:
+                await KubeSpawner.stop(self, now=True)
+            finally:
+                self._clears = False
             return False
         return True
 

@@ -124,13 +124,14 @@ def end_of(pod: Document | None) -> Reason | None:
         return reason_of("cluster.evicted", message, {"reason": native})
     if native == "NodeLost":
         return reason_of("cluster.lost", message, {"reason": native})
+    if state.get("reason") == "OOMKilled":
+        return reason_of("limit.memory", "", {"exit_code": int(state["exitCode"])})
+    if pod["metadata"].get("deletionTimestamp"):
+        # JupyterLab ends well when it is told to; that it was told is what counts.
+        return _taken(status)
     if "exitCode" in state:
         code = int(state["exitCode"])
-        if state.get("reason") == "OOMKilled":
-            return reason_of("limit.memory", "", {"exit_code": code})
         return reason_of("workspace.stopped" if code == 0 else "workspace.ended", "", {"exit_code": code})
-    if pod["metadata"].get("deletionTimestamp"):
-        return _taken(status)
     if status.get("phase") == "Failed":
         return reason_of("workspace.ended", message, {"reason": native})
     return None

@@ -133,6 +133,9 @@ def test_a_pod_that_is_taken_away_says_whether_it_made_room() -> None:
     assert end_of(running) is None
     running["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     assert (end_of(running) or pytest.fail("no end")).code == "cluster.cancelled"
+    ended_well = pod(terminated={"exitCode": 0})
+    ended_well["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert (end_of(ended_well) or pytest.fail("no end")).code == "cluster.cancelled", "it was told to end"
     running["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]
     assert (end_of(running) or pytest.fail("no end")).code == "cluster.evicted"
 
