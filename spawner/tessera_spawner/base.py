@@ -61,8 +61,8 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         self._in_order = asyncio.Lock()
         self._events: list[Notice] = []
         self._starting = False
-        self._looks: int | None = None
-        """Looks since the state was taken up from a former hub; None: this hub has started the server."""
+        self._taken_up = False
+        """The state is of a former hub, and whether the server answers has not been reported yet."""
 
     # -- before the start
 
@@ -282,12 +282,15 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
             why, at = self.ending(status)
             phase = "SUCCEEDED" if why.code == "workspace.stopped" else "FAILED"
             self._report(reservation, phase, reason=why.code, detail=why.detail, at=at)
-        elif self._looks is not None:
-            # The first look is before the hub has seen that the server answers; a repeat of what was reported is harmless.
-            self._looks += 1
-            if self._looks > 1:
-                self._looks = None
-                self._report(reservation, "RUNNING", native_id=self.native_id(), at=self.started_at(datetime.now(UTC)))
+        return status
+
+    async def poll_and_notify(self) -> int | None:
+        """Look now and then, which the hub does of a server that has answered; so one that a former hub started is running."""
+        status: int | None = await super().poll_and_notify()
+        if status is None and self._taken_up and self.reservation is not None:
+            self._taken_up = False
+            # If the former hub has reported it already, the repeat is harmless.
+            self._report(self.reservation, "RUNNING", native_id=self.native_id(), at=self.started_at(datetime.now(UTC)))
         return status
 
     # -- environment
@@ -318,7 +321,7 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         super().load_state(state)
         if kept := state.get("tessera_reservation"):
             self.reservation = Reservation.model_validate(kept)
-            self._looks = 0
+            self._taken_up = True
 
     def clear_state(self) -> None:
         """Leave the reservation alone: its end is reported by :meth:`stop` and :meth:`poll`."""
