@@ -1,0 +1,135 @@
+/* The driver puts allocations of at most 1 MiB into pieces of 2 MiB that they share, so a piece is charged, with the first allocation that
+   is seen in it, and returned with the last. Where the driver will put the next one is not known before; whether a piece has room for
+   it in one run is, as far as our own allocations go. */
+#include "book.h"
+#include "allocating.h"
+#include <pthread.h>
+#include <stdlib.h>
+
+#define GRAIN 512u
+#define GRAINS (PIECE / GRAIN)
+
+struct piece {
+    uint64_t base;
+    int card;
+    void *context;
+    unsigned allocations, leaving;
+    struct piece *next;
+    unsigned char taken[GRAINS / 8];
+};
+
+static struct piece *pieces;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+void pieces_after_fork(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    pieces = NULL;
+}
+
+void pieces_lock(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+void pieces_unlock(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+static bool has_run(const struct piece *piece, unsigned grains)
+{
+    unsigned run = 0;
+    for (unsigned grain = 0; grain < GRAINS && run < grains; grain++)
+        run = piece->taken[grain / 8] >> grain % 8 & 1 ? 0 : run + 1;
+    return run >= grains;
+}
+
+bool pieces_have_room(int card, void *context, uint64_t bytes)
+{
+    unsigned grains = (unsigned)((bytes + GRAIN - 1) / GRAIN);
+    for (const struct piece *piece = pieces; piece; piece = piece->next)
+        if (piece->card == card && piece->context == context && has_run(piece, grains))
+            return true;
+    return false;
+}
+
+struct piece *piece_at(uint64_t address)
+{
+    struct piece *piece = pieces;
+    while (piece && piece->base != address / PIECE * PIECE)
+        piece = piece->next;
+    return piece;
+}
+
+struct piece *piece_add(uint64_t address, int card, void *context)
+{
+    struct piece *piece = calloc(1, sizeof *piece);
+    if (!piece)
+        return NULL;
+    piece->base = address / PIECE * PIECE;
+    piece->card = card;
+    piece->context = context;
+    piece->next = pieces;
+    pieces = piece;
+    return piece;
+}
+
+static void mark(struct piece *piece, uint64_t address, uint64_t bytes, bool taken)
+{
+    unsigned first = (unsigned)((address - piece->base) / GRAIN), grains = (unsigned)((bytes + GRAIN - 1) / GRAIN);
+    for (unsigned grain = first; grain < first + grains && grain < GRAINS; grain++) {
+        if (taken)
+            piece->taken[grain / 8] |= (unsigned char)(1 << grain % 8);
+        else
+            piece->taken[grain / 8] &= (unsigned char)~(1 << grain % 8);
+    }
+}
+
+void piece_mark(struct piece *piece, uint64_t address, uint64_t bytes, bool taken)
+{
+    mark(piece, address, bytes, taken);
+    piece->allocations += taken ? 1 : -1u;
+}
+
+void piece_leave(struct piece *piece, uint64_t address, uint64_t bytes)
+{
+    piece_mark(piece, address, bytes, false);
+    piece->leaving++;
+}
+
+void piece_stay(struct piece *piece, uint64_t address, uint64_t bytes)
+{
+    piece_mark(piece, address, bytes, true);
+    piece->leaving--;
+}
+
+static void end(struct piece *piece)
+{
+    struct piece **link = &pieces;
+    while (*link && *link != piece)
+        link = &(*link)->next;
+    if (!*link)
+        return;
+    *link = piece->next;
+    uncharge((unsigned)piece->card, PIECE);
+    free(piece);
+}
+
+void piece_left(struct piece *piece)
+{
+    piece->leaving--;
+    if (!piece->allocations && !piece->leaving)
+        end(piece);
+}
+
+void pieces_forget(void *context)
+{
+    pthread_mutex_lock(&lock);
+    for (struct piece *piece = pieces, *next; piece; piece = next) {
+        next = piece->next;
+        if (piece->context == context)
+            end(piece);
+    }
+    pthread_mutex_unlock(&lock);
+}
