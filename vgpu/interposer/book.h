@@ -38,15 +38,15 @@ bool charge(unsigned card, uint64_t bytes); /* waits, at most a fifth of a secon
 void uncharge(unsigned card, uint64_t bytes);
 void settle(uint64_t bytes); /* the call that was charged for has returned */
 
-/* pieces.c: memory that small allocations share. All but piece_forget_context need pieces_lock. */
+/* pieces.c: memory that small allocations share. All but pieces_forget need pieces_lock. */
 void pieces_lock(void);
 void pieces_unlock(void);
 bool pieces_have_room(int card, void *context, uint64_t bytes);
 struct piece *piece_at(uint64_t address);
 struct piece *piece_add(uint64_t address, int card, void *context);
-void piece_mark(struct piece *piece, uint64_t address, uint64_t bytes, bool taken);
+void piece_take(struct piece *piece, uint64_t address, uint64_t bytes);
 void piece_leave(struct piece *piece, uint64_t address, uint64_t bytes); /* before the driver frees it */
-void piece_left(struct piece *piece);                                    /* and after that */
+void piece_left(struct piece *piece, uint64_t address, uint64_t bytes);  /* and after that */
 void piece_stay(struct piece *piece, uint64_t address, uint64_t bytes);  /* the driver refused to free it */
 void pieces_forget(void *context);
 void pieces_after_fork(void);

@@ -28,6 +28,7 @@ struct driver {
     __typeof__(cuDeviceGetDefaultMemPool) *cuDeviceGetDefaultMemPool;
     __typeof__(cuMemPoolGetAttribute) *cuMemPoolGetAttribute;
     __typeof__(cuStreamGetCtx) *cuStreamGetCtx;
+    __typeof__(cuStreamIsCapturing) *cuStreamIsCapturing, *cuStreamIsCapturing_ptsz;
 };
 
 /* loading.c: finds the driver at the first use. A function that it lacks answers CUDA_ERROR_NOT_SUPPORTED, a driver that is missing

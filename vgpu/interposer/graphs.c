@@ -33,6 +33,12 @@ static void keep(void *argument)
     (void)argument;
 }
 
+static bool do_not_wait(void *argument)
+{
+    (void)argument;
+    return false;
+}
+
 static CUresult add_allocation(struct node_call *call, const CUmemLocation *place, size_t bytes)
 {
     CUmemoryPool handle;
@@ -47,7 +53,7 @@ static CUresult add_allocation(struct node_call *call, const CUmemLocation *plac
         return result;
     pools_lock();
     struct pool *pool = pool_of(handle);
-    result = pool ? pool_grow(pool, bytes, ask, keep, call) : CUDA_ERROR_OUT_OF_MEMORY;
+    result = pool ? pool_grow(pool, bytes, &(struct growing){ask, keep, do_not_wait, call}) : CUDA_ERROR_OUT_OF_MEMORY;
     pools_unlock();
     return result;
 }

@@ -43,7 +43,7 @@ static CUresult place_small(const struct request *request, struct allocation *al
     }
     if (!fresh && paid)
         uncharge((unsigned)allocation->card, PIECE);
-    piece_mark(piece, *request->address, allocation->bytes, true);
+    piece_take(piece, *request->address, allocation->bytes);
     allocation->piece = piece;
     return CUDA_SUCCESS;
 }
@@ -178,7 +178,7 @@ static CUresult free_small(struct allocation *allocation)
     if (result)
         piece_stay(piece, allocation->key, allocation->bytes);
     else
-        piece_left(piece);
+        piece_left(piece, allocation->key, allocation->bytes);
     pieces_unlock();
     return result;
 }

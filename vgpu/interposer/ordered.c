@@ -33,6 +33,17 @@ static void take_back(void *argument)
     *call->address = 0;
 }
 
+/* What the stream has freed is free when it has come that far. A stream that is being captured does not wait. */
+static bool wait_for_frees(void *argument)
+{
+    const struct ordered *call = argument;
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    const struct driver *to = driver();
+    if ((call->per_thread ? to->cuStreamIsCapturing_ptsz : to->cuStreamIsCapturing)(call->stream, &status) || status != CU_STREAM_CAPTURE_STATUS_NONE)
+        return false;
+    return (call->per_thread ? to->cuStreamSynchronize_ptsz : to->cuStreamSynchronize)(call->stream) == CUDA_SUCCESS;
+}
+
 /* The device of a stream is that of its context; the standard streams belong to the current one. */
 static CUresult pool_of_stream(CUstream stream, CUmemoryPool *pool)
 {
@@ -70,7 +81,7 @@ static CUresult allocate(struct ordered *call)
         return CUDA_ERROR_OUT_OF_MEMORY;
     pools_lock();
     struct pool *pool = pool_of(handle);
-    result = pool ? pool_grow(pool, call->bytes, ask, take_back, call) : ask(call);
+    result = pool ? pool_grow(pool, call->bytes, &(struct growing){ask, take_back, wait_for_frees, call}) : ask(call);
     if (!result && pool) {
         pool->live += allocation->bytes;
         allocation->pool = pool;
@@ -125,7 +136,7 @@ static CUresult release(CUdeviceptr address, CUstream stream, __typeof__(cuMemFr
         if (result)
             piece_stay(piece, address, allocation->bytes);
         else
-            piece_left(piece);
+            piece_left(piece, address, allocation->bytes);
         pieces_unlock();
     }
     if (!allocation)

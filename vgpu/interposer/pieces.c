@@ -15,7 +15,7 @@ struct piece {
     void *context;
     unsigned allocations, leaving;
     struct piece *next;
-    unsigned char taken[GRAINS / 8];
+    unsigned char taken[GRAINS / 8], freeing[GRAINS / 8]; /* freeing: the driver has not said that it is done */
 };
 
 static struct piece *pieces;
@@ -41,7 +41,7 @@ static bool has_run(const struct piece *piece, unsigned grains)
 {
     unsigned run = 0;
     for (unsigned grain = 0; grain < GRAINS && run < grains; grain++)
-        run = piece->taken[grain / 8] >> grain % 8 & 1 ? 0 : run + 1;
+        run = (piece->taken[grain / 8] | piece->freeing[grain / 8]) >> grain % 8 & 1 ? 0 : run + 1;
     return run >= grains;
 }
 
@@ -75,32 +75,37 @@ struct piece *piece_add(uint64_t address, int card, void *context)
     return piece;
 }
 
-static void mark(struct piece *piece, uint64_t address, uint64_t bytes, bool taken)
+static void set(unsigned char *bits, unsigned grain, bool on)
+{
+    bits[grain / 8] = (unsigned char)((bits[grain / 8] & ~(1u << grain % 8)) | (unsigned)on << grain % 8);
+}
+
+static void mark(struct piece *piece, uint64_t address, uint64_t bytes, bool taken, bool freeing)
 {
     unsigned first = (unsigned)((address - piece->base) / GRAIN), grains = (unsigned)((bytes + GRAIN - 1) / GRAIN);
     for (unsigned grain = first; grain < first + grains && grain < GRAINS; grain++) {
-        if (taken)
-            piece->taken[grain / 8] |= (unsigned char)(1 << grain % 8);
-        else
-            piece->taken[grain / 8] &= (unsigned char)~(1 << grain % 8);
+        set(piece->taken, grain, taken);
+        set(piece->freeing, grain, freeing);
     }
 }
 
-void piece_mark(struct piece *piece, uint64_t address, uint64_t bytes, bool taken)
+/* A place that the driver gives anew has been freed, whether or not the thread that freed it has come back. */
+void piece_take(struct piece *piece, uint64_t address, uint64_t bytes)
 {
-    mark(piece, address, bytes, taken);
-    piece->allocations += taken ? 1 : -1u;
+    mark(piece, address, bytes, true, false);
+    piece->allocations++;
 }
 
 void piece_leave(struct piece *piece, uint64_t address, uint64_t bytes)
 {
-    piece_mark(piece, address, bytes, false);
+    mark(piece, address, bytes, false, true);
+    piece->allocations--;
     piece->leaving++;
 }
 
 void piece_stay(struct piece *piece, uint64_t address, uint64_t bytes)
 {
-    piece_mark(piece, address, bytes, true);
+    piece_take(piece, address, bytes);
     piece->leaving--;
 }
 
@@ -116,8 +121,11 @@ static void end(struct piece *piece)
     free(piece);
 }
 
-void piece_left(struct piece *piece)
+void piece_left(struct piece *piece, uint64_t address, uint64_t bytes)
 {
+    unsigned first = (unsigned)((address - piece->base) / GRAIN), grains = (unsigned)((bytes + GRAIN - 1) / GRAIN);
+    for (unsigned grain = first; grain < first + grains && grain < GRAINS; grain++)
+        set(piece->freeing, grain, false);
     piece->leaving--;
     if (!piece->allocations && !piece->leaving)
         end(piece);

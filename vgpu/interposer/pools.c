@@ -99,25 +99,44 @@ static bool pay_rest(struct pool *pool, uint64_t before, uint64_t paid)
     return true;
 }
 
-CUresult pool_grow(struct pool *pool, uint64_t bytes, CUresult (*ask)(void *), void (*take_back)(void *), void *call)
+/* What it will grow by, as the driver rounds it. */
+static uint64_t growth_of(struct pool *pool, uint64_t bytes)
 {
     shrink(pool);
-    uint64_t before = pool->charged, used = attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
-    uint64_t room = before > used ? before - used : 0, whole = rounded(bytes, GRAIN);
-    uint64_t growth = whole > room ? rounded(whole - room, GROWTH) : 0;
-    /* Memory that a stream has freed counts as used, but that stream may have it again. */
-    bool paid = !growth || charge((unsigned)pool->card, growth);
-    if (!paid && (pool->live > before || whole > before - pool->live))
+    uint64_t used = attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT), room = pool->charged > used ? pool->charged - used : 0;
+    return bytes > room ? rounded(bytes - room, GROWTH) : 0;
+}
+
+/* Memory that was freed counts as used until its stream has come that far. If there is no room to grow, but would be without that, the
+   stream is waited for. */
+static bool pay(struct pool *pool, uint64_t bytes, const struct growing *growing, uint64_t *growth)
+{
+    *growth = growth_of(pool, bytes);
+    if (!*growth || charge((unsigned)pool->card, *growth))
+        return true;
+    if (pool->live > pool->charged || bytes > pool->charged - pool->live)
+        return false;
+    pools_unlock();
+    bool waited = growing->wait_for_frees(growing->call);
+    pools_lock();
+    *growth = waited ? growth_of(pool, bytes) : *growth;
+    return waited && (!*growth || charge((unsigned)pool->card, *growth));
+}
+
+CUresult pool_grow(struct pool *pool, uint64_t bytes, const struct growing *growing)
+{
+    uint64_t growth;
+    if (!pay(pool, rounded(bytes, GRAIN), growing, &growth))
         return CUDA_ERROR_OUT_OF_MEMORY;
-    CUresult result = ask(call);
-    if (!result && !pay_rest(pool, before, paid ? growth : 0)) {
-        take_back(call);
+    uint64_t before = pool->charged;
+    CUresult result = growing->ask(growing->call);
+    if (!result && !pay_rest(pool, before, growth)) {
+        growing->take_back(growing->call);
         result = CUDA_ERROR_OUT_OF_MEMORY;
-    } else if (result && paid) {
-        uncharge((unsigned)pool->card, growth);
     }
-    if (paid)
-        settle(growth);
+    if (result)
+        uncharge((unsigned)pool->card, growth);
+    settle(growth);
     return result;
 }
 

@@ -17,6 +17,14 @@ struct pool {
 void pools_lock(void);
 void pools_unlock(void);
 struct pool *pool_of(CUmemoryPool handle); /* NULL for one that is not on a card of the slice, or imported */
-CUresult pool_grow(struct pool *pool, uint64_t bytes, CUresult (*ask)(void *), void (*take_back)(void *), void *call);
+/* An allocation from a pool. */
+struct growing {
+    CUresult (*ask)(void *);
+    void (*take_back)(void *);
+    bool (*wait_for_frees)(void *); /* without the lock; false: it cannot */
+    void *call;
+};
+
+CUresult pool_grow(struct pool *pool, uint64_t bytes, const struct growing *growing);
 
 #endif
