@@ -16,6 +16,7 @@ import pytest
 
 from tessera_vgpu.pages import CardLimits, Limits, Usage, create_limits, create_usage, read_usage
 from tessera_vgpu.simulate import LIBRARIES, VGPU, Machine, make_machine, parse_cards, read_cards
+from tests.vgpu.simulator.conftest import PROGRAMS as SIMULATOR_PROGRAMS
 from tests.vgpu.simulator.conftest import compiler, headers
 
 BUILD = VGPU / "build" / "interposer"
@@ -100,11 +101,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         subprocess.run(["make", "--silent", "-C", str(VGPU / part), f"PYTHON={sys.executable}"], check=True, timeout=280)
     folder = tmp_path_factory.mktemp("programs")
     made = {}
-    for source in sorted(PROGRAMS.glob("*.c")):
-        target = folder / source.stem
-        command = [compiler(), "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-isystem", str(headers())]
+    # Programs of the driver's guarantees, too, which know nothing of slices.
+    wanted = [(source.stem, source, ()) for source in sorted(PROGRAMS.glob("*.c"))]
+    for name in ("guarantees", "entries", "worker"):
+        source = SIMULATOR_PROGRAMS / f"{name}.c"
+        wanted.append((f"driver_{name}", source, ()))
+        wanted.append((f"driver_{name}_per_thread", source, ("-DCUDA_API_PER_THREAD_DEFAULT_STREAM",)))
+    for name, source, options in wanted:
+        target = folder / name
+        command = [compiler(), "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-isystem", str(headers()), *options]
         subprocess.run([*command, "-o", str(target), str(source), f"-L{LIBRARIES}", "-l:libcuda.so.1"], check=True, timeout=60)
-        made[source.stem] = target
+        made[name] = target
     return made
 
 
