@@ -19,7 +19,8 @@ struct allocation {
     void *context;                /* whose end is the end of this, NULL for none */
     struct piece *piece;          /* LINEAR, small: where it lies, instead of a charge of its own */
     struct pool *pool;            /* POOLED */
-    struct allocation *physical;  /* MAPPING */
+    struct allocation *physical;  /* MAPPING: of what, */
+    uint64_t owner;               /* and its key */
     unsigned handles, maps;       /* PHYSICAL: gone when both are 0 */
     struct allocation *next;
 };

@@ -41,7 +41,7 @@ static void end(struct allocation *physical)
 }
 
 /* Puts a physical allocation, or its counts, back as they were: the driver has refused. */
-static void restore(struct allocation *physical, struct allocation *ended, int handles, int maps)
+static void restore(uint64_t handle, struct allocation *ended, int handles, int maps)
 {
     if (ended) {
         ended->handles += (unsigned)handles;
@@ -49,7 +49,7 @@ static void restore(struct allocation *physical, struct allocation *ended, int h
         book_put(ended);
     } else {
         struct allocation *same;
-        book_hold(physical->key, handles, maps, &same);
+        book_hold(handle, handles, maps, &same);
     }
 }
 
@@ -61,7 +61,7 @@ EXPORTED CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
         ended = book_let_go(physical, 1, 0);
     CUresult result = driver()->cuMemRelease(handle);
     if (known && result)
-        restore(physical, ended, 1, 0);
+        restore(handle, ended, 1, 0);
     else if (ended)
         end(ended);
     return result;
@@ -85,6 +85,7 @@ EXPORTED CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, CUm
     CUresult result = mapping ? driver()->cuMemMap(address, bytes, offset, handle, flags) : CUDA_ERROR_OUT_OF_MEMORY;
     if (!result) {
         mapping->physical = physical;
+        mapping->owner = handle;
         book_put(mapping);
         return CUDA_SUCCESS;
     }
@@ -123,7 +124,7 @@ EXPORTED CUresult cuMemUnmap(CUdeviceptr address, size_t bytes)
         struct allocation *ended = mapping->handles ? mapping->physical : NULL;
         mapping->handles = 0;
         if (result) {
-            restore(mapping->physical, ended, 0, 1);
+            restore(mapping->owner, ended, 0, 1);
             book_put(mapping);
             continue;
         }

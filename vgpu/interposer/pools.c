@@ -1,9 +1,8 @@
+/* A pool takes memory from the card in pieces of 32 MiB, as the driver does, and gives it back when the program waits for the card. Before
+   an allocation its growth is reckoned from what the pool holds and what of it is in use; afterwards the driver says what it was. */
 #include "pools.h"
 #include <pthread.h>
 #include <stdlib.h>
-
-/* A pool takes memory from the card in pieces of 32 MiB, as the driver does, and gives it back when the program waits for the card. Before
-   an allocation its growth is reckoned from what the pool holds and what of it is in use; afterwards the driver says what it was. */
 
 #define GROWTH (32 * MIB)
 #define GRAIN 512u
@@ -35,15 +34,21 @@ static uint64_t attribute(const struct pool *pool, CUmemPool_attribute which)
     return driver()->cuMemPoolGetAttribute(pool->handle, which, &value) ? 0 : value;
 }
 
+/* Of destroyed ones whose memory is all back, the place is used again. */
 static struct pool *add(CUmemoryPool handle, int card)
 {
-    struct pool *pool = calloc(1, sizeof *pool);
-    if (!pool)
-        return NULL;
-    pool->handle = handle;
-    pool->card = card;
-    pool->next = pools;
-    pools = pool;
+    struct pool *pool = pools;
+    while (pool && !(pool->ended && !pool->live && !pool->charged))
+        pool = pool->next;
+    if (!pool && (pool = calloc(1, sizeof *pool))) {
+        pool->next = pools;
+        pools = pool;
+    }
+    if (pool) {
+        pool->handle = handle;
+        pool->card = card;
+        pool->ended = false;
+    }
     return pool;
 }
 

@@ -102,7 +102,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("programs")
     made = {}
     # Programs of the driver's guarantees, too, which know nothing of slices.
-    wanted = [(source.stem, source, ()) for source in sorted(PROGRAMS.glob("*.c"))]
+    wanted: list[tuple[str, Path, tuple[str, ...]]] = [(source.stem, source, ()) for source in sorted(PROGRAMS.glob("*.c"))]
     for name in ("guarantees", "entries", "worker"):
         source = SIMULATOR_PROGRAMS / f"{name}.c"
         wanted.append((f"driver_{name}", source, ()))
@@ -123,9 +123,7 @@ def make_slice(built: dict[str, Path], tmp_path: Path) -> Iterator[Callable[...,
         folder = tmp_path / f"slice-{len(made)}"
         folder.mkdir()
         machine = make_machine(folder / "machine", parse_cards(cards, read_cards()))
-        command = [sys.executable, "-c", UUIDS]
-        said = subprocess.run(command, env=machine.environment(), check=True, capture_output=True, text=True).stdout
-        new = Slice(machine, built, folder, tuple(said.split())[:of_slice])
+        new = Slice(machine, built, folder, machine.uuids[:of_slice])
         create_limits(folder / "limits", new.limits(mib))
         create_usage(folder / "usage")
         made.append(new)
@@ -134,14 +132,6 @@ def make_slice(built: dict[str, Path], tmp_path: Path) -> Iterator[Callable[...,
     yield make
     for one in made:
         one.end()
-
-
-UUIDS = """
-import pynvml
-pynvml.nvmlInit()
-for place in range(pynvml.nvmlDeviceGetCount()):
-    print(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(place)))
-"""
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class Watch(threading.Thread):
     def stop(self) -> None:
         self.going = False
         self.join()
-        print(f"looked {self.looks} times, at most {self.most >> 20} MiB used")
+        sys.stdout.write(f"looked {self.looks} times, at most {self.most >> 20} MiB used\n")
         assert self.looks > 5
         assert self.violations == []
 
@@ -82,7 +83,7 @@ def test_what_fits_is_never_refused(make_slice: Callable[..., Slice]) -> None:
 def test_books_are_the_cards_truth_after_torture(make_slice: Callable[..., Slice]) -> None:
     """Some are killed, and others take their place; what the rest say they have is what the card says."""
     seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    sys.stdout.write(f"seed {seed}\n")
     chance = random.Random(seed)
     slice_ = make_slice(512)
     watch = Watch(slice_, 512)
@@ -106,6 +107,26 @@ def test_books_are_the_cards_truth_after_torture(make_slice: Callable[..., Slice
         process.wait()
     assert slice_.units() == 16
     assert slice_.usage().reserved_bytes == (0,)
+
+
+def test_sixty_four_processes_join_at_once(slice_: Slice) -> None:
+    """Each has a slot of its own, whoever was first; when all have ended, a further one has all of the memory."""
+    command = [str(slice_.programs["worker"]), "hold", "4"]
+    environment = slice_.environment()
+    pipe = subprocess.PIPE
+    workers = [subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) for _place in range(64)]
+    slice_.started += workers
+    for worker in workers:
+        answer(worker, None, "ready")
+    usage = slice_.usage()
+    assert {process.pid for process in usage.processes} == {worker.pid for worker in workers}
+    assert usage.reserved_bytes == (256 * MIB,)
+    assert usage.anomalies == ()
+    assert slice_.units() == 0
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    assert slice_.units() == 8
 
 
 def test_a_killed_process_gives_its_ledger_back_once(slice_: Slice) -> None:
@@ -167,7 +188,8 @@ def test_physical_memory_is_there_as_long_as_it_is_mapped(slice_: Slice) -> None
 import ctypes
 cuda = ctypes.CDLL("libcuda.so.1")
 class Properties(ctypes.Structure):
-    _fields_ = [("type", ctypes.c_int), ("handles", ctypes.c_int), ("place", ctypes.c_int), ("device", ctypes.c_int), ("rest", ctypes.c_char * 24)]
+    _fields_ = [(name, ctypes.c_int) for name in ("type", "handles", "place", "device")] + [("rest", ctypes.c_char * 24)]
+none, no_flags = ctypes.c_uint64(0), ctypes.c_ulonglong(0)
 size = ctypes.c_size_t(128 << 20)
 context, handle, again, address = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_uint64(), ctypes.c_uint64()
 free, total = ctypes.c_size_t(), ctypes.c_size_t()
@@ -179,10 +201,11 @@ assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0 and cuda.cuC
 for _ in range(10):
     about = Properties(1, 0, 1, 0)
     assert cuda.cuMemCreate(ctypes.byref(handle), size, ctypes.byref(about), ctypes.c_ulonglong(0)) == 0
-    assert cuda.cuMemAddressReserve(ctypes.byref(address), size, ctypes.c_size_t(0), ctypes.c_uint64(0), ctypes.c_ulonglong(0)) == 0
+    assert cuda.cuMemAddressReserve(ctypes.byref(address), size, none, none, no_flags) == 0
     assert cuda.cuMemMap(address, size, ctypes.c_size_t(0), handle, ctypes.c_ulonglong(0)) == 0
     assert cuda.cuMemRelease(handle) == 0 and left() == 128
-    assert cuda.cuMemRetainAllocationHandle(ctypes.byref(again), ctypes.c_void_p(address.value)) == 0 and again.value == handle.value
+    assert cuda.cuMemRetainAllocationHandle(ctypes.byref(again), ctypes.c_void_p(address.value)) == 0
+    assert again.value == handle.value
     assert cuda.cuMemUnmap(address, size) == 0 and left() == 128
     assert cuda.cuMemRelease(again) == 0 and left() == 256
     assert cuda.cuMemRelease(again) != 0 and left() == 256

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 import secrets
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_limits_of_another_length_give_no_card(slice_: Slice, length: int) -> No
 
 def test_random_limits_crash_nothing(slice_: Slice) -> None:
     seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    sys.stdout.write(f"seed {seed}\n")
     chance = random.Random(seed)
     path, size = slice_.pages / "limits", ctypes.sizeof(LimitsPageBytes)
     for _try in range(5):
@@ -141,7 +142,7 @@ def test_limits_of_others_cannot_come_into_force(slice_: Slice) -> None:
 
 def test_rubbish_in_the_usage_page_crashes_nothing(slice_: Slice) -> None:
     seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    sys.stdout.write(f"seed {seed}\n")
     chance = random.Random(seed)
     size = ctypes.sizeof(UsagePageBytes)
     workers = [slice_.start("torture", place, 2, 0, 200, 1) for place in range(3)]

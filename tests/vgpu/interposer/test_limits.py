@@ -142,7 +142,8 @@ for size in map(ctypes.c_size_t, huge):
     assert cuda.cuMemAlloc_v2(ctypes.byref(address), size) == 2, size
     assert cuda.cuMemAllocManaged(ctypes.byref(address), size, 1) == 2, size
     assert cuda.cuMemAllocAsync(ctypes.byref(address), size, None) in (1, 2), size
-assert cuda.cuMemAllocPitch_v2(ctypes.byref(address), ctypes.byref(pitch), ctypes.c_size_t(1 << 40), ctypes.c_size_t(1 << 20), 4) in (1, 2)
+width, height = ctypes.c_size_t(1 << 40), ctypes.c_size_t(1 << 20)
+assert cuda.cuMemAllocPitch_v2(ctypes.byref(address), ctypes.byref(pitch), width, height, 4) in (1, 2)
 assert cuda.cuMemAlloc(ctypes.byref(address), 100) == 801
 assert cuda.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(256 << 20)) == 0
 """
