@@ -5,9 +5,11 @@
 #include "allocating.h"
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define GRAIN 512u
 #define GRAINS (PIECE / GRAIN)
+#define CHAINS 1024
 
 struct piece {
     uint64_t base;
@@ -18,13 +20,13 @@ struct piece {
     unsigned char taken[GRAINS / 8], freeing[GRAINS / 8]; /* freeing: the driver has not said that it is done */
 };
 
-static struct piece *pieces;
+static struct piece *chains[CHAINS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 void pieces_after_fork(void)
 {
     pthread_mutex_init(&lock, NULL);
-    pieces = NULL;
+    memset(chains, 0, sizeof chains);
 }
 
 void pieces_lock(void)
@@ -35,6 +37,11 @@ void pieces_lock(void)
 void pieces_unlock(void)
 {
     pthread_mutex_unlock(&lock);
+}
+
+static struct piece **chain_of(uint64_t address)
+{
+    return &chains[address / PIECE % CHAINS];
 }
 
 static bool has_run(const struct piece *piece, unsigned grains)
@@ -48,15 +55,16 @@ static bool has_run(const struct piece *piece, unsigned grains)
 bool pieces_have_room(int card, void *context, uint64_t bytes)
 {
     unsigned grains = (unsigned)((bytes + GRAIN - 1) / GRAIN);
-    for (const struct piece *piece = pieces; piece; piece = piece->next)
-        if (piece->card == card && piece->context == context && has_run(piece, grains))
-            return true;
+    for (unsigned chain = 0; chain < CHAINS; chain++)
+        for (const struct piece *piece = chains[chain]; piece; piece = piece->next)
+            if (piece->card == card && piece->context == context && has_run(piece, grains))
+                return true;
     return false;
 }
 
 struct piece *piece_at(uint64_t address)
 {
-    struct piece *piece = pieces;
+    struct piece *piece = *chain_of(address);
     while (piece && piece->base != address / PIECE * PIECE)
         piece = piece->next;
     return piece;
@@ -70,8 +78,8 @@ struct piece *piece_add(uint64_t address, int card, void *context)
     piece->base = address / PIECE * PIECE;
     piece->card = card;
     piece->context = context;
-    piece->next = pieces;
-    pieces = piece;
+    piece->next = *chain_of(address);
+    *chain_of(address) = piece;
     return piece;
 }
 
@@ -111,7 +119,7 @@ void piece_stay(struct piece *piece, uint64_t address, uint64_t bytes)
 
 static void end(struct piece *piece)
 {
-    struct piece **link = &pieces;
+    struct piece **link = chain_of(piece->base);
     while (*link && *link != piece)
         link = &(*link)->next;
     if (!*link)
@@ -134,10 +142,11 @@ void piece_left(struct piece *piece, uint64_t address, uint64_t bytes)
 void pieces_forget(void *context)
 {
     pthread_mutex_lock(&lock);
-    for (struct piece *piece = pieces, *next; piece; piece = next) {
-        next = piece->next;
-        if (piece->context == context)
-            end(piece);
-    }
+    for (unsigned chain = 0; chain < CHAINS; chain++)
+        for (struct piece *piece = chains[chain], *next; piece; piece = next) {
+            next = piece->next;
+            if (piece->context == context)
+                end(piece);
+        }
     pthread_mutex_unlock(&lock);
 }

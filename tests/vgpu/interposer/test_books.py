@@ -10,6 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
+from tessera_vgpu.layout import UsagePageBytes
 from tessera_vgpu.simulate import read_cards
 from tests.vgpu.interposer.conftest import MIB, Slice, answer
 
@@ -140,6 +143,26 @@ def test_a_killed_process_gives_its_ledger_back_once(slice_: Slice) -> None:
         other.kill()
         other.wait()
     assert slice_.units() == 8
+
+
+@pytest.mark.parametrize("sum_", [0, 100, 64, 1000])
+def test_a_writer_that_was_killed_in_between_leaves_nothing_wrong(slice_: Slice, sum_: int) -> None:
+    """Its mark is there, and the sum says anything: the next writer adds up what the living have."""
+    slice_.start("hold", 64)
+    path, dead = slice_.pages / "usage", subprocess.Popen(["true"])
+    dead.wait()
+    page = UsagePageBytes.from_buffer_copy(path.read_bytes())
+    page.slots[7].pid = dead.pid
+    page.slots[7].generation = 5
+    page.slots[7].pending_bytes = page.slots[7].ledger[0].bytes = 100 * MIB
+    page.cards[0].reserved_bytes = sum_ * MIB
+    page.writer = 8 | 5 << 32
+    with path.open("r+b") as file:
+        file.write(bytes(page))
+    assert slice_.units() == 6
+    usage = slice_.usage()
+    assert 7 not in {process.slot for process in usage.processes}
+    assert usage.reserved_bytes == (64 * MIB,)
 
 
 def test_a_child_that_has_ended_takes_nothing_along(slice_: Slice) -> None:
