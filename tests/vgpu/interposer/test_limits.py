@@ -53,6 +53,77 @@ assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 1) == 101
     two.run_command([sys.executable, "-c", source])
 
 
+TWO = """
+import ctypes
+cuda = ctypes.CDLL("libcuda.so.1")
+contexts = [ctypes.c_void_p(), ctypes.c_void_p()]
+managed, other, last = ctypes.c_uint64(), ctypes.c_uint64(), ctypes.c_uint64()
+free, total = ctypes.c_size_t(), ctypes.c_size_t()
+def on(card):
+    assert cuda.cuCtxSetCurrent(contexts[card]) == 0
+def left(card):
+    on(card)
+    assert cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+    return free.value >> 20
+def mib(number):
+    return ctypes.c_size_t(number << 20)
+assert cuda.cuInit(0) == 0
+for card in (0, 1):
+    assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(contexts[card]), card) == 0
+on(0)
+assert cuda.cuMemAllocManaged(ctypes.byref(managed), mib(200), 1) == 0
+assert (left(0), left(1)) == (56, 256)
+assert cuda.cuMemAlloc_v2(ctypes.byref(other), mib(100)) == 0
+assert (left(0), left(1)) == (56, 156)
+on(0)
+assert cuda.cuMemPrefetchAsync(managed, mib(200), 1, None) == 2, "no room on the other card"
+assert (left(0), left(1)) == (56, 156)
+assert cuda.cuMemFree_v2(other) == 0
+on(0)
+assert cuda.cuMemPrefetchAsync(managed, mib(200), 1, None) == 0
+assert (left(0), left(1)) == (256, 56)
+on(0)
+assert cuda.cuMemAlloc_v2(ctypes.byref(last), mib(256)) == 0
+assert cuda.cuMemPrefetchAsync(managed, mib(200), 0, None) == 2
+assert cuda.cuMemFree_v2(managed) == 0
+assert (left(0), left(1)) == (0, 256)
+"""
+
+
+def test_each_card_has_a_limit_and_managed_memory_counts_where_it_is(make_slice: Callable[..., Slice]) -> None:
+    make_slice(cards="2xA100-80G").run_command([sys.executable, "-c", TWO])
+
+
+POOLS = """
+import ctypes
+cuda = ctypes.CDLL("libcuda.so.1")
+context, stream, graph = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+address, free, total = ctypes.c_uint64(), ctypes.c_size_t(), ctypes.c_size_t()
+def left():
+    assert cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+    return free.value >> 20
+def mib(number):
+    return ctypes.c_size_t(number << 20)
+assert cuda.cuInit(0) == 0 and cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0 and cuda.cuCtxSetCurrent(context) == 0
+assert cuda.cuStreamCreate(ctypes.byref(stream), 1) == 0
+for _ in range(50):  # the stream may have again what it has just freed, at the limit and without waiting
+    assert cuda.cuMemAllocAsync(ctypes.byref(address), mib(250), stream) == 0
+    assert cuda.cuMemFreeAsync(address, stream) == 0
+assert cuda.cuStreamSynchronize(stream) == 0 and left() == 256
+assert cuda.cuStreamBeginCapture_v2(stream, 2) == 0
+assert cuda.cuMemAllocAsync(ctypes.byref(address), mib(100), stream) == 0
+assert cuda.cuMemAllocAsync(ctypes.byref(address), mib(200), stream) == 2
+assert cuda.cuMemFreeAsync(address, stream) == 0
+assert cuda.cuStreamEndCapture(stream, ctypes.byref(graph)) == 0
+assert left() == 128
+assert cuda.cuGraphDestroy(graph) == 0 and cuda.cuCtxSynchronize() == 0 and left() == 256
+"""
+
+
+def test_pools_are_counted_at_the_limit_and_in_graphs(slice_: Slice) -> None:
+    slice_.run_command([sys.executable, "-c", POOLS])
+
+
 def test_a_new_limit_is_in_force_at_once(slice_: Slice) -> None:
     worker = slice_.start("told")
     answer(worker, "alloc 200", "0")
