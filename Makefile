@@ -23,8 +23,9 @@ say = printf '%4d s  %s\n' $$(( $$(date +%s) - $(BEGAN) ))
 LAB_SOURCES := $(shell find extensions/labextension extensions/jupyter-config -name node_modules -prune -o -name lib -prune -o -type f -print 2>/dev/null)
 
 SIMULATOR_SOURCES := $(shell find vgpu/simulator -name '*.[ch]' -o -name '*.map' -o -name Makefile)
+INTERPOSER_SOURCES := $(shell find vgpu/interposer -name '*.[ch]' -o -name Makefile)
 
-.PHONY: run demo test cluster cluster-down bench simulator lint docs clean help setup setup-test
+.PHONY: run demo test cluster cluster-down bench simulator interposer lint docs clean help setup setup-test
 .DEFAULT_GOAL := help
 
 run: setup ## Start Tessera on this machine (PORT=8000 DATA=.run ARGS='--simulate-cards 2xA100-80G')
@@ -47,6 +48,8 @@ bench: setup-test ## Run the benchmarks (ONLY=name JSON=file CSV=file)
 
 simulator: $(STAMPS)/simulator ## Build the simulated GPU driver into vgpu/build
 
+interposer: $(STAMPS)/interposer ## Build the library that enforces slices into vgpu/build
+
 lint: setup-test ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -64,7 +67,7 @@ help: ## Show this list
 
 setup: $(STAMPS)/python $(STAMPS)/proxy $(STAMPS)/lab ## Make .venv and build what `make run` needs
 
-setup-test: $(STAMPS)/test $(STAMPS)/proxy $(STAMPS)/lab $(STAMPS)/simulator
+setup-test: $(STAMPS)/test $(STAMPS)/proxy $(STAMPS)/lab $(STAMPS)/simulator $(STAMPS)/interposer
 
 $(STAMPS)/venv:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found; set PYTHON=/path/to/python3."; exit 1; }
@@ -90,6 +93,11 @@ $(STAMPS)/test: setup.cfg pyproject.toml | $(STAMPS)/venv
 $(STAMPS)/simulator: $(SIMULATOR_SOURCES) | $(STAMPS)/test
 	@$(say) "Building the simulated GPU driver"
 	@$(MAKE) --silent -C vgpu/simulator PYTHON=$(CURDIR)/$(BIN)/python
+	@touch $@
+
+$(STAMPS)/interposer: $(INTERPOSER_SOURCES) | $(STAMPS)/test
+	@$(say) "Building the library that enforces slices"
+	@$(MAKE) --silent -C vgpu/interposer PYTHON=$(CURDIR)/$(BIN)/python
 	@touch $@
 
 $(STAMPS)/docs: setup.cfg pyproject.toml | $(STAMPS)/python

@@ -111,6 +111,27 @@ def test_a_program_finds_simulated_cards_and_its_exit_status_is_ours() -> None:
     assert killed.returncode == 137
 
 
+TOTAL = """
+import ctypes
+cuda = ctypes.CDLL("libcuda.so.1")
+context, address, free, total = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_size_t(), ctypes.c_size_t()
+assert cuda.cuInit(0) == 0 and cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0 and cuda.cuCtxSetCurrent(context) == 0
+assert cuda.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(1 << 33)) == 2
+assert cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+print(free.value >> 20, total.value >> 20)
+"""
+
+
+def test_a_program_finds_a_slice_of_simulated_cards() -> None:
+    build = Path(__file__).parents[2] / "vgpu" / "interposer"
+    subprocess.run(["make", "--silent", "-C", str(build), f"PYTHON={sys.executable}"], check=True, timeout=280)
+    done = tessera("vgpu", "simulate", "--cards", "A100-80G", "--memory", "6GiB", "--", sys.executable, "-c", TOTAL)
+    assert (done.stdout, done.returncode) == ("6144 6144\n", 0), done.stderr
+    refused = tessera("vgpu", "simulate", "--cards", "A100-80G", "--memory", "much", "--", "true")
+    assert refused.returncode == 2
+    assert "much is no amount of memory. Write it as 8GiB or 512MiB." in refused.stderr
+
+
 def test_an_unknown_card_and_an_unknown_program_are_named() -> None:
     refused = tessera("vgpu", "simulate", "--cards", "1xB9", "--", "true", language="zh_CN")
     assert refused.returncode == 2

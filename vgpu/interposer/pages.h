@@ -87,10 +87,11 @@ struct tessera_ledger {
 struct tessera_process_slot {
     uint64_t generation; /* odd: in use */
     uint32_t pid;        /* in the container's name space */
-    uint32_t state;      /* 0; kept for the interposer */
+    uint32_t state;      /* 0 */
     uint64_t pid_start_ticks; /* field 22 of /proc/PID/stat */
-    uint64_t pending_bytes;   /* reserved for a call to the driver that has not returned */
-    uint64_t reserved[4];
+    uint64_t pending_bytes;   /* of the ledgers, what is reserved for calls to the driver that have not returned */
+    uint64_t contexts;        /* bit per card: the process has a context there */
+    uint64_t reserved[3];
     struct tessera_ledger ledger[TESSERA_MOST_CARDS];
 };
 
@@ -99,7 +100,8 @@ struct tessera_usage_page {
     uint32_t version;
     uint32_t size; /* of this structure */
     uint64_t limits_generation; /* that the processes last applied */
-    uint64_t reserved[5];
+    uint64_t writer; /* who changes sums and ledgers: 0 nobody, else place of its slot + 1, and 32 bits of its generation above */
+    uint64_t reserved[4];
     struct tessera_card_usage cards[TESSERA_MOST_CARDS];
     struct tessera_process_slot slots[TESSERA_MOST_PROCESSES];
 };

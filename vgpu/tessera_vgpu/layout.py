@@ -90,7 +90,8 @@ class ProcessSlotBytes(ctypes.LittleEndianStructure):
         ("state", ctypes.c_uint32),
         ("pid_start_ticks", ctypes.c_uint64),
         ("pending_bytes", ctypes.c_uint64),
-        ("reserved", ctypes.c_uint64 * 4),
+        ("contexts", ctypes.c_uint64),
+        ("reserved", ctypes.c_uint64 * 3),
         ("ledger", LedgerBytes * MOST_CARDS),
     )
 
@@ -103,7 +104,8 @@ class UsagePageBytes(ctypes.LittleEndianStructure):
         ("version", ctypes.c_uint32),
         ("size", ctypes.c_uint32),
         ("limits_generation", ctypes.c_uint64),
-        ("reserved", ctypes.c_uint64 * 5),
+        ("writer", ctypes.c_uint64),
+        ("reserved", ctypes.c_uint64 * 4),
         ("cards", CardUsageBytes * MOST_CARDS),
         ("slots", ProcessSlotBytes * MOST_PROCESSES),
     )

@@ -263,10 +263,12 @@ class Snapshot(BaseModel):
 
 @dataclass(frozen=True)
 class Machine:
-    """A simulated machine: its file of state, and the libraries that programs find."""
+    """A simulated machine: its file of state, the libraries that programs find, and its cards with their UUIDs."""
 
     state: Path
     libraries: Path = LIBRARIES
+    cards: tuple[Card, ...] = ()
+    uuids: tuple[str, ...] = ()
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return *base*, or this process's environment, with what makes a program run on the simulated cards."""
@@ -286,9 +288,10 @@ class Machine:
         done = subprocess.run(command, env=self.environment(), check=True, capture_output=True)  # noqa: S603 - our own program
         return Snapshot.model_validate_json(done.stdout)
 
-    def run(self, command: Sequence[str]) -> int:
+    def run(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
         """Run a program on the simulated cards, with this process's input and output, and return its exit status."""
-        return subprocess.run(list(command), env=self.environment(), check=False).returncode  # noqa: S603 - the caller's own program
+        given = self.environment(environment)
+        return subprocess.run(list(command), env=given, check=False).returncode  # noqa: S603 - the caller's own program
 
 
 def make_machine(
@@ -341,4 +344,5 @@ def make_machine(
     fresh.write_bytes(bytes(described))
     fresh.chmod(mode)
     fresh.replace(state)
-    return Machine(state, libraries)
+    uuids = tuple(described.cards[place].uuid.decode("ascii") for place in range(len(cards)))
+    return Machine(state, libraries, tuple(cards), uuids)

@@ -15,6 +15,7 @@ from tessera_hub.i18n import gettext as _
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.simulate import make_machine, parse_cards, read_cards
 from tessera_vgpu.status import STATE_FOLDER, ContainerCard, read_status
+from tessera_vgpu.trial import parse_memory, slice_environment
 
 from .output import ExitCode, print_json, print_table
 
@@ -73,13 +74,14 @@ def status(state_dir: Path, as_json: bool) -> None:
 
 @command.command("simulate", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--cards", required=True, metavar="NxMODEL", help="Cards to simulate, such as 2xA100-80G.")
+@click.option("--memory", metavar="SIZE", help="Give the program a slice of so much memory of each card, such as 8GiB.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def simulate(cards: str, program: tuple[str, ...]) -> None:
+def simulate(cards: str, memory: str | None, program: tuple[str, ...]) -> None:
     """Run a program that finds simulated NVIDIA cards, and end with its exit status."""
     folder = Path(tempfile.mkdtemp(prefix="tessera-simulated-"))
     try:
         machine = make_machine(folder / "machine", parse_cards(cards, read_cards()))
-        status = machine.run(program)
+        status = machine.run(program, slice_environment(machine, parse_memory(memory)) if memory is not None else None)
     except VgpuError as error:
         raise Refused(error) from error
     except OSError as error:
