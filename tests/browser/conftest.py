@@ -29,6 +29,6 @@ def hub() -> Iterator[RunningHub]:
     """The product, with two simulated cards."""
     running = RunningHub("--simulate-cards", "2xA100-80G")
     try:
-        yield running.start()
+        yield running.start().joined()
     finally:
         running.remove()

@@ -57,13 +57,17 @@ class RunningHub:
         self._tokens: dict[str | None, str] = {}
 
     def start(self) -> RunningHub:
-        """Start and wait until it says that it is ready and its cluster has joined, as it has by the time a person signed in."""
+        """Start and wait until it says that it is ready."""
         command = [sys.executable, "-m", "tessera_hub.cli", "up", "--data-dir", str(self.data_dir), "--port", str(self.port)]
         begun = time.monotonic()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([*command, *self._options], stdout=log, stderr=log, env=self._environment)
         until(self._is_ready, 120)  # later than `up` gives up by itself and says why
         self.ready_seconds = time.monotonic() - begun
+        return self
+
+    def joined(self) -> RunningHub:
+        """Wait until its cluster has joined, too, as it has by the time a person signed in on a quiet machine."""
         with self.client() as client:
             until(lambda: [cluster for cluster in client.capacity() if cluster.state == "ok"], 60)
         return self

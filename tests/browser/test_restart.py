@@ -107,7 +107,7 @@ def _answers(url: str) -> bool:
 
 
 def test_ctrl_c_leaves_jobs_running_which_the_next_start_picks_up(tmp_path: Path) -> None:
-    hub = RunningHub().start()
+    hub = RunningHub().start().joined()
     try:
         with hub.client() as client:
             job = client.submit(slow_notebook(tmp_path, 20), cpu=0.2, memory="512MiB")

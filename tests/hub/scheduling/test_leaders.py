@@ -121,7 +121,7 @@ async def set_up(store: Store) -> None:
         queues = (await session.scalars(sa.select(Queue).order_by(Queue.id))).all()
         for queue in queues:
             session.add(QueueDimension(queue_id=queue.id, dimension="cpu", limit=LIMITS[queue.path]))
-        spec = TaskSpec(name="t", kind=TaskKind.TRAINING, roles=[Role(resources=Resources(cpu_millicores=1000, memory_mib=512))])
+        spec = TaskSpec(name="t", kind=TaskKind.SERVICE, roles=[Role(resources=Resources(cpu_millicores=1000, memory_mib=512))])
         for number in range(RUNS):
             queue = queues[number % 2]
             where = Destination(tenant, "red", queue.id, queue.path)

@@ -74,7 +74,7 @@ async def submit(store: Store, count: int, *, cpu: int = 1000, at: datetime | No
         where = Destination(queue.tenant_id, "lab", queue.id, queue.path)
         role = Role(resources=Resources(cpu_millicores=cpu, memory_mib=512))
         schedule = None if at is None else Schedule(at=at)
-        spec = TaskSpec(name="t", kind=TaskKind.TRAINING, priority=priority, roles=[role], schedule=schedule)
+        spec = TaskSpec(name="t", kind=TaskKind.SERVICE, priority=priority, roles=[role], schedule=schedule)
         tasks = [
             (await store_task(session, spec, where, principal_id=person, actor="user:ada", key=None))[0] for _ in range(count)
         ]
