@@ -37,6 +37,8 @@ IGNORED_OF_LOCAL = {
     "inventory": "free memory as the real Proxy measures it",
     "inventory_hash": "of the above",
     "version": "of the above",
+    "accept_max": "how many more runs the real Proxy takes, by its own count of what it has taken up and what has ended",
+    "meter_checkpoint": "how far the real Proxy has read its engine",
 }
 """The same for the row of cluster ``local``, whose Proxy works on while the walk goes."""
 
