@@ -113,10 +113,11 @@ class LocalTesseraSpawner(TesseraSpawner, LocalProcessSpawner):  # type: ignore[
         return prepare
 
     def control_group(self) -> Cgroup | None:
-        """Make the control group of the workspace, limited to its memory and what jobs get above theirs."""
+        """Make the control group of the workspace: its memory and what jobs get above theirs, its processors as a weight."""
         if self.reservation is None or not self.mem_limit:
             return None
-        return Cgroup(self.reservation.run_id, memory_limit_mib(int(self.mem_limit) >> 20))
+        millicores = round(self.cpu_limit * 1000) if self.cpu_limit else None
+        return Cgroup(self.reservation.run_id, memory_limit_mib(int(self.mem_limit) >> 20), millicores)
 
     async def start(self) -> Any:
         """Start the server.

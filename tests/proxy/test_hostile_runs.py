@@ -11,7 +11,7 @@ import signal
 import pytest
 
 from tessera_hub.proxy.drivers.foreign import DEPTH_LIMIT, read_foreign
-from tessera_hub.proxy.shim import Cgroup, boot_id, control_groups, is_alive, stat_of
+from tessera_hub.proxy.shim import Cgroup, boot_id, control_groups, cpu_weight, is_alive, stat_of
 from tests.proxy.conftest import Drivers, LeaseMaker
 from tests.proxy.machine import LocalProxy
 
@@ -27,6 +27,17 @@ pathlib.Path("../exit.json").write_text(
     '{"lease_token": "' + token + '", "state": "failed", "exit_code": 1' + "0" * 40 + ', "reason": ' + reason + "}"
 )
 os.kill(os.getppid(), 9)
+"""
+
+BUSY = """
+import os, pathlib, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+while True:
+    pathlib.Path("draft").write_text(str(time.process_time()))
+    os.replace("draft", "used")
+    until = time.process_time() + 0.05
+    while time.process_time() < until:
+        pass
 """
 
 DAEMON = """
@@ -107,3 +118,37 @@ async def test_nothing_outlives_a_killed_shim_even_with_an_empty_environment(dri
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     await driver.forget(lease.run_id)
+
+
+async def test_processors_are_shared_by_what_was_asked_for(drivers: Drivers, make_lease: LeaseMaker) -> None:
+    probe = Cgroup("probe-of-the-tests", None, 1000)
+    groups = probe.cpu is not None
+    probe.remove()
+    await drivers.start()
+    notes = []
+    for millicores in (200, 1000):
+        lease, source = make_lease(BUSY, resources={"cpu_millicores": millicores})
+        await drivers.submit(lease, source)
+        await drivers.wait(lease, "RUNNING")
+        notes.append(drivers.directory / "local" / "runs" / str(lease.run_id) / "run" / "work" / "used")
+    async with asyncio.timeout(60):
+        while not all(note.exists() for note in notes):
+            await asyncio.sleep(0.05)
+        before = [float(note.read_text()) for note in notes]
+        used = [0.0, 0.0]
+        while sum(used) < 3:
+            await asyncio.sleep(0.1)
+            used = [float(note.read_text()) - begin for note, begin in zip(notes, before, strict=True)]
+    # Both want the same processor; without control groups the kernel knows nothing of what was asked for.
+    assert used[1] / used[0] > 3 if groups else used[1] > 0, used
+
+
+def test_weights_are_those_of_the_kernel() -> None:
+    assert [cpu_weight("cpu.shares", millicores) for millicores in (0, 1, 100, 1000, 10**9)] == [
+        "2",
+        "2",
+        "102",
+        "1024",
+        "262144",
+    ]
+    assert [cpu_weight("cpu.weight", millicores) for millicores in (0, 1000, 10**9)] == ["1", "39", "10000"]

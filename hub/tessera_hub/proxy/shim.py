@@ -26,6 +26,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -39,10 +40,10 @@ KILL_SLACK_SECONDS: Final = 10.0
 WALL_SLACK_SECONDS: Final = 60.0
 OUTPUT_SLACK_BYTES: Final = 1 << 20
 MEMORY_SLACK_MIB: Final = 256
-CGROUP_ROOTS: Final = (
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
-    (Path("/sys/fs/cgroup"), "memory.max"),
-)
+CGROUP_UNIFIED: Final = Path("/sys/fs/cgroup")
+MEMORY_GROUPS: Final = ((CGROUP_UNIFIED / "memory", "memory.limit_in_bytes"), (CGROUP_UNIFIED, "memory.max"))
+CPU_GROUPS: Final = ((CGROUP_UNIFIED / "cpu", "cpu.shares"), (CGROUP_UNIFIED, "cpu.weight"))
+"""Where the controllers are mounted and the file that sets the limit: cgroup version 1, version 2."""
 PROCESSES_LIMIT: Final = 4096
 """Processes and threads of all that one person runs on this machine; beyond it their own code fails and not the machine."""
 _PR_SET_PDEATHSIG: Final = 1
@@ -120,36 +121,60 @@ def read_document(path: Path) -> dict[str, Any] | None:
 
 
 def control_groups(name: str) -> list[Path]:
-    """Return where the control group of a run may be."""
-    return [root / "tessera" / name for root, _file in CGROUP_ROOTS]
+    """Return where the control groups of a run may be."""
+    return list(dict.fromkeys(root / "tessera" / name for root, _file in (*MEMORY_GROUPS, *CPU_GROUPS)))
+
+
+def cpu_weight(limit_file: str, millicores: int) -> str:
+    """Return the share under contention of a group as its file wants it, by the kernel's and Kubernetes' own conversion."""
+    shares = min(max(2, millicores * 1024 // 1000), 262_144)
+    return str(shares if limit_file == "cpu.shares" else 1 + (shares - 2) * 9999 // 262_142)
 
 
 class Cgroup:
-    """A memory control group of the run, where the machine lets us make one; else the shim samples instead."""
+    """The control groups of a run, where the machine lets us make them.
 
-    def __init__(self, name: str, limit_mib: int | None) -> None:
+    Memory is capped; without a group the shim samples instead. Processors are weighted by what was asked for: whoever wants
+    more than that gets what others leave idle, and no more.
+    """
+
+    def __init__(self, name: str, limit_mib: int | None, millicores: int | None = None) -> None:
         self.path: Path | None = None
-        if limit_mib is None or os.geteuid() != 0:
+        self.cpu: Path | None = None
+        if os.geteuid() != 0:
             return
-        for root, limit_file in CGROUP_ROOTS:
+        if limit_mib is not None:
+            self.path = self._make(name, MEMORY_GROUPS, lambda _file: str(limit_mib << 20))
+        if millicores is not None:
+            self.cpu = self._make(name, CPU_GROUPS, lambda file: cpu_weight(file, millicores))
+
+    @staticmethod
+    def _make(name: str, places: tuple[tuple[Path, str], ...], value: Callable[[str], str]) -> Path | None:
+        for root, limit_file in places:
             path = root / "tessera" / name
+            made = not path.exists()
             try:
                 path.mkdir(parents=True, exist_ok=True)
-                if not (path / limit_file).exists() and limit_file == "memory.max":
-                    (path.parent / "cgroup.subtree_control").write_text("+memory")
-                (path / limit_file).write_text(str(limit_mib << 20))
+                if root == CGROUP_UNIFIED and not (path / limit_file).exists():
+                    (path.parent / "cgroup.subtree_control").write_text(f"+{limit_file.partition('.')[0]}")
+                if limit_file.startswith("cpu."):
+                    # All runs together weigh as much as the machine has processors, as Kubernetes does it with all pods.
+                    (path.parent / limit_file).write_text(cpu_weight(limit_file, 1000 * (os.cpu_count() or 1)))
+                (path / limit_file).write_text(value(limit_file))
             except OSError:
-                with contextlib.suppress(OSError):
-                    path.rmdir()
+                if made:
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
                 continue
-            self.path = path
-            return
+            return path
+        return None
 
     def join(self) -> None:
         """Put the calling process in."""
-        if self.path is not None:
-            with contextlib.suppress(OSError):
-                (self.path / "cgroup.procs").write_text(str(os.getpid()))
+        for path in (self.path, self.cpu):
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    (path / "cgroup.procs").write_text(str(os.getpid()))
 
     def oom_kills(self) -> int:
         """How often the kernel killed for memory in this group."""
@@ -162,18 +187,21 @@ class Cgroup:
         return 0
 
     def remove(self) -> None:
-        """Give the group back once it is empty."""
-        for _ in range(20):
-            if self.path is None:
-                return
-            try:
-                self.path.rmdir()
-            except FileNotFoundError:
-                return
-            except OSError:
-                time.sleep(0.05)
-            else:
-                return
+        """Give the groups back once they are empty."""
+        for path in {path for path in (self.path, self.cpu) if path is not None}:
+            _remove_group(path)
+
+
+def _remove_group(path: Path) -> None:
+    for _ in range(20):
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
 
 
 class Shim:
@@ -196,7 +224,7 @@ class Shim:
         self.signals: list[int] = []
         memory = launch.get("memory_mib")
         self.memory_limit: int | None = None if memory is None else memory + memory // 10 + MEMORY_SLACK_MIB
-        self.cgroup = Cgroup(str(launch["run_id"]), self.memory_limit)
+        self.cgroup = Cgroup(str(launch["run_id"]), self.memory_limit, launch.get("cpu_millicores"))
 
     def take(self) -> bool:
         """Become the only one that ever starts this run; False if somebody has before."""

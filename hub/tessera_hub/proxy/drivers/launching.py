@@ -166,6 +166,7 @@ def launch_document(
         "max_seconds": lifecycle.max_run_seconds,
         "grace_seconds": lifecycle.grace_seconds,
         "memory_mib": run.lease.spec.roles[0].resources.memory_mib,
+        "cpu_millicores": run.lease.spec.roles[0].resources.cpu_millicores,
         "output_bytes": options.output_bytes,
     }
 
