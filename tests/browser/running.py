@@ -138,8 +138,12 @@ class RunningHub:
         return page
 
     def sign_in(self, page: Page, name: str | None = None, password: str | None = None) -> None:
-        """Fill in the sign-in page."""
+        """Go to the sign-in page and fill it in."""
         page.goto(f"{self.url}/hub/login")
+        self.sign_in_here(page, name, password)
+
+    def sign_in_here(self, page: Page, name: str | None = None, password: str | None = None) -> None:
+        """Fill in the sign-in page that one has been led to."""
         page.locator("input[name=username]").fill(name or self.here.owner)
         page.locator("input[name=password]").fill(password or self.password(name))
         page.locator("#login_submit").click()

@@ -319,6 +319,26 @@ def test_without_network_the_last_state_stays_with_a_word_about_it(lab: Lab, pag
     expect(jobs.get_by_role("alert")).to_have_count(0)
 
 
+def test_an_ended_sign_in_says_so_and_leads_back_after_a_new_one(lab: Lab, browser: Browser, ended: TaskHandle) -> None:
+    page = lab.hub.page(browser)  # a sign-in of its own, since it ends
+    lab.open(page)
+    page.locator(".jp-LauncherCard", has_text="Jobs").click()
+    jobs = page.locator(".tsr-panel")
+    row = jobs.get_by_role("row", name=re.compile(ended.task.name))
+    expect(row).to_be_visible(timeout=30_000)
+    other = page.context.new_page()
+    other.goto(f"{lab.hub.url}/hub/logout")
+    other.close()
+    expect(jobs.get_by_role("alert")).to_contain_text("Your sign-in has expired.", timeout=60_000)
+    expect(row).to_be_visible()
+    jobs.get_by_role("alert").get_by_role("button", name="Reload").click()
+    page.wait_for_url(re.compile("/hub/login"), timeout=20_000)
+    lab.hub.sign_in_here(page)
+    page.wait_for_url(re.compile(r"/user/.*/lab"), timeout=30_000)
+    expect(page.locator("#jp-main-dock-panel")).to_be_visible(timeout=60_000)
+    page.context.close()
+
+
 def test_open_jobs_come_back_with_the_page(lab: Lab, page: Page, ended: TaskHandle) -> None:
     lab.open(page)
     page.locator(".jp-LauncherCard", has_text="Jobs").click()
