@@ -130,6 +130,8 @@ export function JobDetail(props: {
         {shown === 'timeline' ? <Timeline events={followed.events} detail={detail} /> : null}
         {shown === 'notebook' ? (
           <NotebookView
+            // A new run begins with an empty view, not with what the one before left.
+            key={detail.run_id}
             id={detail.id}
             version={followed.notebookVersion}
             parts={props.parts}
