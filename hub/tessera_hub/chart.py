@@ -24,13 +24,12 @@ from typing import Any, Final
 from pydantic import Field
 
 from tessera_hub.installation import SERVICE_PREFIX
+from tessera_hub.pods import start_as_pods
 from tessera_hub.schemas.resources import Strict
 
 SETTINGS: Final = Path("/etc/tessera/settings.json")
 KEYS: Final = Path("/run/tessera-secrets")
 HUB_PORT: Final = 8081
-START_SECONDS: Final = 600
-"""For a workspace: a node may have to be added and an image to be pulled."""
 DATABASE_SECONDS: Final = 300.0
 SERVICE_SECONDS: Final = 10
 """How long a hub that starts waits for the service before it serves people without."""
@@ -114,7 +113,6 @@ def _hub(c: Any, here: Settings, keys: Path) -> None:
     c.JupyterHub.concurrent_spawn_limit = 100
     c.JupyterHub.last_activity_interval = 60
     # People work on while the hub's pod is replaced.
-    c.JupyterHub.cleanup_servers = False
     c.JupyterHub.cleanup_proxy = False
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.api_url = here.front_door_api_url
@@ -143,29 +141,27 @@ def _services(c: Any, here: Settings, keys: Path) -> None:
 def _spawner(c: Any, here: Settings, keys: Path) -> None:
     from tessera_hub.hub_pages import PERSON_SCOPES
 
-    c.JupyterHub.spawner_class = "tessera_spawner.kubernetes.TesseraKubeSpawner"
-    spawner, places = c.TesseraKubeSpawner, here.workspaces
-    spawner.service_url = f"{here.service_url}{SERVICE_PREFIX}"
-    spawner.public_service_url = f"{here.public_url}{SERVICE_PREFIX}"
-    # By the front door, like everybody: a workspace has no other way to the service.
-    spawner.pod_service_url = f"{here.front_door_url}{SERVICE_PREFIX}"
-    spawner.service_token = _key(keys, "spawner-token")
-    spawner.namespace = places.namespace
-    spawner.site = places.site
-    spawner.environments = places.environments
+    places = here.workspaces
+    start_as_pods(
+        c,
+        service_url=f"{here.service_url}{SERVICE_PREFIX}",
+        public_service_url=f"{here.public_url}{SERVICE_PREFIX}",
+        # By the front door, like everybody: a workspace has no other way to the service.
+        pod_service_url=f"{here.front_door_url}{SERVICE_PREFIX}",
+        service_token=_key(keys, "spawner-token"),
+        environments=places.environments,
+        namespace=places.namespace,
+        site=places.site,
+        home_size=places.home.size,
+        storage_class=places.home.class_name,
+    )
+    spawner = c.TesseraKubeSpawner
     spawner.image_pull_secrets = places.pull_secrets
     spawner.priority_class_name = places.priority_class
     spawner.automount_service_account_token = False
-    spawner.storage_capacity = places.home.size
-    spawner.storage_access_modes = ["ReadWriteOnce"]
-    if places.home.class_name:
-        spawner.storage_class = places.home.class_name
     c.Spawner.server_token_scopes = ["users:activity!user", "access:servers!server", *PERSON_SCOPES]
     c.Spawner.default_url = "/lab"
-    c.Spawner.start_timeout = START_SECONDS
     c.Spawner.http_timeout = 60
-    # A workspace that ended is paid for until it is seen.
-    c.Spawner.poll_interval = 10
 
 
 def wait_for_database(url: str, seconds: float = DATABASE_SECONDS) -> None:

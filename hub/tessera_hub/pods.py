@@ -51,16 +51,44 @@ def use_pods(
         home_size: Kubernetes quantity of a person's home.
         storage_class: empty: the cluster's default.
     """
-    c.JupyterHub.spawner_class = "tessera_spawner.kubernetes.TesseraKubeSpawner"
+    start_as_pods(
+        c,
+        service_url=here.internal_service_url,
+        public_service_url=here.public_service_url,
+        pod_service_url=pod_service_url,
+        service_token=here.secret("spawner-token"),
+        environments=environments,
+        namespace=namespace,
+        site=site,
+        home_size=home_size,
+        storage_class=storage_class,
+    )
     c.JupyterHub.hub_bind_url = f"http://{hub_listen}:{here.hub_port}"
     c.JupyterHub.hub_connect_url = hub_url
+
+
+def start_as_pods(
+    c: Any,
+    *,
+    service_url: str,
+    public_service_url: str,
+    pod_service_url: str,
+    service_token: str,
+    environments: Mapping[str, str],
+    namespace: str,
+    site: str,
+    home_size: str,
+    storage_class: str,
+) -> None:
+    """Set the spawner of pods as every installation has it; see :func:`use_pods` and the spawner's own traits."""
+    c.JupyterHub.spawner_class = "tessera_spawner.kubernetes.TesseraKubeSpawner"
     # Whatever restarts the hub, people work on.
     c.JupyterHub.cleanup_servers = False
     spawner = c.TesseraKubeSpawner
-    spawner.service_url = here.internal_service_url
-    spawner.public_service_url = here.public_service_url
-    spawner.service_token = here.secret("spawner-token")
+    spawner.service_url = service_url
+    spawner.public_service_url = public_service_url
     spawner.pod_service_url = pod_service_url
+    spawner.service_token = service_token
     spawner.environments = dict(environments)
     spawner.namespace = namespace
     spawner.site = site
@@ -69,4 +97,5 @@ def use_pods(
     if storage_class:
         spawner.storage_class = storage_class
     c.Spawner.start_timeout = START_SECONDS
+    # A workspace that ended is paid for until it is seen.
     c.Spawner.poll_interval = 10
