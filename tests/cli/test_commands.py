@@ -189,6 +189,56 @@ def test_every_list_is_a_table_for_people_and_json_for_programs(tessera: Tessera
     json.loads(data.stdout)
 
 
+def test_an_operator_sets_quotas_which_hold_and_others_may_not(tessera: Tessera, centre: Centre, tmp_path: Path) -> None:
+    assert tessera("queue", "add", "physics/vision", token=centre.operator).returncode == 0
+    limits = ("--limit", "cpu=0.5", "--limit", "memory=2GiB", "--limit", "cards/A100-80G=1.5", "--deserved", "cpu=0.25")
+    done = tessera("queue", "set", "physics/vision", *limits, "--priority", "60", "--json", token=centre.operator)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    quota = {line["dimension"]: (line["limit"], line["deserved"]) for line in answer["quota"]}
+    assert quota == {"cpu": (500, 250), "memory": (2048, 0), "cards/A100-80G": (150, 0)}
+    assert answer["priority"] == 60
+    lifted = tessera("queue", "set", "physics/vision", "--limit", "memory=none", token=centre.operator, language="zh_CN.UTF-8")
+    assert "应得" in lifted.stdout
+    found = next(q for q in json.loads(tessera("queues", "--json").stdout) if q["path"] == "physics/vision")
+    assert {line["dimension"]: (line["limit"], line["deserved"]) for line in found["quota"]} == quota | {"memory": (None, 0)}
+    write(tmp_path, "print(1)")
+    refused = tessera("submit", "job.py", "--queue", "vision", "--cpu", "0.6", "--memory", "64MiB")
+    assert refused.returncode == 2, refused.stdout
+    for wrong in ("cpu", "cpu=much", "gpu=1", "cpu=-1", "cards/A100-80G=0.001", "cpu=none.5"):
+        told = tessera("queue", "set", "physics/vision", "--limit", wrong, token=centre.operator)
+        assert (told.returncode, "quota.amount" in told.stderr) == (2, True), wrong
+    assert "queue.unknown" in tessera("queue", "set", "physics/nothing", "--limit", "cpu=1", token=centre.operator).stderr
+    assert tessera("queue", "set", "physics", "--limit", "cpu=1").returncode == 2
+    assert tessera("queue", "set", "physics", token=centre.operator).returncode == 2
+    assert "queue.path" in tessera("queue", "add", "chemistry", token=centre.operator).stderr
+
+
+def test_an_operator_sets_a_price_that_holds_from_its_time_on(tessera: Tessera, centre: Centre) -> None:
+    assert tessera("price", "add", "cards/A100-80G", "15.005", "--cluster", "local", token=centre.operator).returncode == 0
+    planned = tessera("price", "add", "cpu", "0.000000001", "--unit", "millicore", "--from", "2099-01-01", token=centre.operator)
+    assert "2099-01-01" in planned.stdout
+    prices = json.loads(tessera("price", "list", "--json").stdout)
+    assert [p["nano_per_unit_hour"] for p in prices if p["cluster"] == "local"] == [15_005_000_000]
+    assert [(p["unit"], p["unit_size"]) for p in prices if p["nano_per_unit_hour"] == 1] == [("millicore", 1)]
+    assert "CNY 15.01" in tessera("price", "list").stdout
+    wrong: dict[str, tuple[str, ...]] = {
+        "price.amount": ("cpu", "free"),
+        "price.unit": ("gpu", "1"),
+        "price.past": ("cpu", "1", "--from", "2020-01-01"),
+        "price.scope": ("cards/A100-81G", "1"),
+        "price.validity": ("cpu", "1", "--until", "2020-01-01"),
+    }
+    for code, arguments in wrong.items():
+        told = tessera("price", "add", *arguments, token=centre.operator)
+        assert (told.returncode, code in told.stderr) == (2, True), (code, told.stderr)
+    for scope in ("--tenant", "--cluster"):
+        assert "price.scope" in tessera("price", "add", "cpu", "1", scope, "nobody", token=centre.operator).stderr
+    assert tessera("price", "add", "memory", "1", "--unit", "core", token=centre.operator).returncode == 2
+    assert tessera("price", "add", "cpu", "1").returncode == 2
+    assert len(json.loads(tessera("price", "list", "--json").stdout)) == len(prices)
+
+
 def test_login_stores_a_token_that_only_its_owner_can_read(tessera: Tessera, centre: Centre, tmp_path: Path) -> None:
     assert tessera("login", centre.service.url).returncode == 0
     stored = tmp_path / "config" / "tessera" / "client.toml"

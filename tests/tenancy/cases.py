@@ -174,6 +174,10 @@ def _new_queue(world: World) -> Call:
     return Call("/queues", world.root, json={"parent": root["id"], "name": f"q{uuid4().hex[:8]}"})
 
 
+def _new_price(world: World) -> Call:
+    return Call("/prices", world.root, json={"dimension": "cpu", "nano_per_unit_hour": 8, "tenant": "crimson"})
+
+
 def _change_queue(world: World) -> Call:
     return Call(f"/queues/{world.queue['id']}", world.root, json={"priority": 51})
 
@@ -315,6 +319,7 @@ CASES: tuple[Case, ...] = (
     Case("GET /environments", "person", get("/environments"), 200, **LISTED, sees="crimson-vault-only"),
     Case("GET /capacity", "person", get("/capacity"), 200, **LISTED, sees="crimson-vault"),
     Case("GET /prices", "person", get("/prices"), 200, **LISTED, sees='"tenant":"crimson"'),
+    Case("POST /prices", "operator", _new_price, 201, sees="crimson"),
     # tasks
     Case("POST /estimate", "person", _estimate, 200, stranger=403, colleague=200, sees="nano_per_hour"),
     Case("POST /tasks", "person", _dry_run, 200, stranger=403, colleague=200, sees="estimate"),

@@ -205,7 +205,7 @@ export interface paths {
         };
         get: operations["list_prices_services_tessera_api_v1_prices_get"];
         put?: never;
-        post?: never;
+        post: operations["create_price_services_tessera_api_v1_prices_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1354,6 +1354,30 @@ export interface components {
             cluster: components["schemas"]["ClusterView"];
             /** Command */
             command: string[];
+        };
+        /** NewPrice */
+        NewPrice: {
+            /**
+             * Backdated
+             * @default false
+             */
+            backdated: boolean;
+            /** Cluster */
+            cluster?: string | null;
+            /** Dimension */
+            dimension: string;
+            /** Mode */
+            mode?: string | null;
+            /** Nano Per Unit Hour */
+            nano_per_unit_hour: number;
+            /** Tenant */
+            tenant?: string | null;
+            /** Unit */
+            unit?: string | null;
+            /** Valid From */
+            valid_from?: string | null;
+            /** Valid To */
+            valid_to?: string | null;
         };
         /** NewQueue */
         NewQueue: {
@@ -2891,6 +2915,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Price"][];
+                };
+            };
+        };
+    };
+    create_price_services_tessera_api_v1_prices_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewPrice"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Price"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
                 };
             };
         };

@@ -21,7 +21,7 @@ from tessera_hub import __version__, schedules, workspaces
 from tessera_hub.api import errors, oauth
 from tessera_hub.api.context import Context, Settings
 from tessera_hub.api.limits import limited
-from tessera_hub.api.routes import bills, blobs, clusters, health, me, proxies, queues, results, runs, spawner, tasks
+from tessera_hub.api.routes import bills, blobs, clusters, health, me, prices, proxies, queues, results, runs, spawner, tasks
 from tessera_hub.api.routes import schedules as schedule_routes
 from tessera_hub.api.routes import workspaces as workspace_routes
 from tessera_hub.api.text import storable
@@ -37,7 +37,10 @@ from tessera_hub.store.runfiles import RunFiles
 
 log = structlog.get_logger(__name__)
 
-API_ROUTERS = (me, tasks, schedule_routes, results, blobs, queues, bills, clusters, workspace_routes, spawner, proxies, runs)
+API_ROUTERS = (
+    *(me, tasks, schedule_routes, results, blobs, queues, bills, prices),
+    *(clusters, workspace_routes, spawner, proxies, runs),
+)
 LOOPS = (loop, watch, workspaces, schedules)
 """Modules with ``async def run(context)``."""
 RESTART_SECONDS = 1.0

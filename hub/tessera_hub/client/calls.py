@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.bills import CostTable, MonthBill, TaskBill
 from tessera_hub.schemas.capacity import ClusterCapacity, Environment, Estimate, Me, Queue
+from tessera_hub.schemas.prices import NewPrice, Price
 from tessera_hub.schemas.tasks import OutputFile, Task, TaskDetail, TaskEvent, TaskPage, TaskSpec
 
 from .errors import TesseraError
@@ -106,6 +107,8 @@ _read_outputs = reader(list[OutputFile])
 _read_task_bill = reader(TaskBill)
 _read_month_bill = reader(MonthBill)
 _read_costs = reader(CostTable)
+_read_prices = reader(list[Price])
+_read_price = reader(Price)
 
 
 def me() -> Call[Me]:
@@ -330,6 +333,26 @@ def change_cluster(name: str, **changes: Any) -> Call[dict[str, Any]]:
 def remove_cluster(name: str) -> Call[None]:
     """Remove a cluster that has no runs."""
     return Call("DELETE", f"/clusters/{part(name)}", _nothing)
+
+
+def prices() -> Call[list[Price]]:
+    """Price versions that hold for the caller; all of them for an operator."""
+    return Call("GET", "/prices", _read_prices)
+
+
+def add_price(new: NewPrice) -> Call[Price]:
+    """Add a version of a price."""
+    return Call("POST", "/prices", _read_price, body=_body(new), repeatable=False)
+
+
+def add_queue(parent: int, name: str) -> Call[Queue]:
+    """Create a queue below another one."""
+    return Call("POST", "/queues", _read_queue, body={"parent": parent, "name": name}, repeatable=False)
+
+
+def change_queue(identifier: int, **changes: Any) -> Call[Queue]:
+    """Change ``state``, ``policy``, ``priority`` or ``quota`` of a queue."""
+    return Call("PUT", f"/queues/{identifier}", _read_queue, body=changes)
 
 
 def _body(model: BaseModel) -> Any:

@@ -58,6 +58,24 @@ def mebibytes(memory: Memory) -> int:
     return int((Decimal(number) * factor / _MIB).to_integral_value(ROUND_CEILING))
 
 
+def quota_amount(dimension: str, text: str) -> int:
+    """Return an amount of *dimension* as a quota takes it: cores as millicores, memory as MiB, cards as hundredths.
+
+    Raises:
+        TesseraError: ``quota.amount``, not an amount of it.
+    """
+    if dimension == "memory" or dimension.startswith("card_memory/"):
+        return mebibytes(text)
+    amount = _exact(text.strip(), 1000 if dimension == "cpu" else CENTI_CARDS_PER_CARD)
+    if amount is None or amount < 0:
+        raise TesseraError(
+            "quota.amount",
+            _("{value} is not an amount of {dimension}.", value=repr(text), dimension=dimension),
+            _("Write cores such as 2 or 0.5, memory such as 64GiB, cards such as 4 or 0.5."),
+        )
+    return amount
+
+
 def card_request(cards: Cards | None, card_model: str | None = None, card_memory: Memory | None = None) -> CardRequest | None:
     """Return the request for *cards*, or None for none.
 

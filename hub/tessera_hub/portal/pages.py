@@ -25,7 +25,7 @@ from tessera_hub.api.auth import BILLS, BillReader, Caller, Ctx, Operator, Reade
 from tessera_hub.api.context import context_of
 from tessera_hub.api.errors import Problem, not_found
 from tessera_hub.api.oauth import local_path, login_redirect
-from tessera_hub.api.routes import bills, clusters, queues, results, tasks
+from tessera_hub.api.routes import bills, clusters, prices, queues, results, tasks
 from tessera_hub.hubapi import HubError
 from tessera_hub.i18n import current_language
 from tessera_hub.i18n import gettext as _
@@ -326,7 +326,7 @@ async def price_page(request: Request, caller: Operator, context: Ctx) -> Respon
             f"{x.valid_from:%Y-%m-%d}" if x.valid_from else "–",
             f"{x.valid_to:%Y-%m-%d}" if x.valid_to else "–",
         ]
-        for x in await bills.list_prices(caller, context)
+        for x in await prices.list_prices(caller, context)
     ]
     columns = [_("Dimension"), _("Price"), _("Cluster"), _("Tenant"), _("From"), _("Until")]
     about = _("Billed by the second; a new version never changes what was used before")

@@ -1,4 +1,4 @@
-"""Prices, bills and costs."""
+"""Bills and costs."""
 
 from __future__ import annotations
 
@@ -18,30 +18,14 @@ from tessera_billing.periods import zone as zone_of
 from tessera_hub.api.access import listed, own_task
 from tessera_hub.api.auth import BillReader, Caller, Ctx
 from tessera_hub.api.errors import Problem, not_found
-from tessera_hub.catalogue import open_clusters, prices
+from tessera_hub.catalogue import prices
 from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.bills import BillLine, CostRow, CostTable, MonthBill, TaskBill
-from tessera_hub.schemas.resources import Strict
 from tessera_hub.schemas.tasks import Accrual
 from tessera_hub.store.tables import TaskRow
 from tessera_hub.tasks.views import accrual_view
 
 router = APIRouter(tags=["bills"])
-
-
-class Price(Strict):
-    """One version of the price book."""
-
-    dimension: str
-    unit: str
-    unit_size: int
-    nano_per_unit_hour: int
-    currency: str
-    valid_from: datetime | None
-    valid_to: datetime | None
-    tenant: str | None
-    cluster: str | None
-    mode: str | None
 
 
 def billing_problem(error: BillingError) -> Problem:
@@ -53,30 +37,6 @@ def billing_problem(error: BillingError) -> Problem:
 def person(caller: Caller) -> str:
     """Return the ledger's name of a caller: its principal, which a re-created user of the same name does not share."""
     return f"principal:{caller.principal_id}"
-
-
-@router.get("/prices")
-async def list_prices(caller: BillReader, context: Ctx) -> list[Price]:
-    """Return the price book, past and planned versions included; what others agreed on is not shown."""
-    async with context.store.read() as session:
-        book = await prices(session)
-        clusters = {c.name for c in await open_clusters(session, None if caller.operator else set(caller.tenants))}
-    return [
-        Price(
-            dimension=f"{v.family}/{v.card_class}" if v.card_class else v.family,
-            unit=v.unit,
-            unit_size=v.unit_size,
-            nano_per_unit_hour=v.nano_per_unit_hour,
-            currency=v.currency,
-            valid_from=datetime.fromtimestamp(v.valid_from, UTC) if v.valid_from > 0 else None,
-            valid_to=datetime.fromtimestamp(v.valid_to, UTC) if v.valid_to is not None else None,
-            tenant=v.tenant,
-            cluster=v.cluster,
-            mode=v.mode,
-        )
-        for v in book.versions
-        if caller.operator or ((v.tenant is None or v.tenant in caller.tenants) and (v.cluster is None or v.cluster in clusters))
-    ]
 
 
 @router.get("/tasks/{task_id}/bill")
