@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import nbformat
 import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tessera_hub.installation import SERVICE_PREFIX
+from tessera_hub.passwords import password_of
 from tests.helm.chart import NAMESPACE, RELEASE, WORKSPACES
 from tests.helm.installed import CLAIMS, NAMESPACES, PERSON, PODS, SECRETS, Installed, until
 from volcano_client import Collection, Kind
@@ -36,6 +40,15 @@ KINDS = [
 SLEEPER = (
     "import pathlib, time\nprint('began', flush=True)\ntime.sleep({seconds})\npathlib.Path('slept.txt').write_text('well')\n"
 )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium of the system."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 def left(installed: Installed) -> list[str]:
@@ -141,8 +154,30 @@ def test_a_workspace_opens_behind_the_front_door_and_ends_without_a_trace(instal
     assert home["status"]["phase"] == "Bound", "the home stays"
 
 
+def test_the_journey_in_a_browser_from_the_form_to_the_executed_notebook(installed: Installed, browser: Browser) -> None:
+    page = browser.new_page(locale="zh-CN", viewport={"width": 1500, "height": 950})
+    page.goto(f"{installed.url}/hub/login?next={SERVICE_PREFIX}/workspaces/new")
+    page.locator("input[name=username]").fill(PERSON)
+    page.locator("input[name=password]").fill(password_of(installed.secret()["sign-in-key"], PERSON))
+    page.locator("#login_submit").click()
+    page.locator("button.t-start").click()
+    page.wait_for_url(re.compile(rf"/user/{PERSON}/lab"), timeout=180_000)
+    page.goto(f"{installed.url}/user/{PERSON}/lab/tree/examples/digits.ipynb?reset")
+    page.locator(".jp-NotebookPanel-toolbar").get_by_text("作为任务运行").click(timeout=60_000)
+    dialog = page.get_by_role("dialog", name="作为任务运行")
+    dialog.get_by_label("epochs").fill("3")
+    dialog.get_by_role("button", name="作为任务运行").click(timeout=60_000)
+    expect(page.locator(".tsr-panel-head .tsr-phase.tsr-mod-large")).to_contain_text("已完成", timeout=180_000)
+    expect(page.get_by_role("tabpanel").locator(".tsr-notebook")).to_contain_text("epoch  3/3")
+    page.get_by_role("tab", name="文件", exact=True).click()
+    page.get_by_role("button", name=re.compile(r"^打开 digits\.ipynb")).click(timeout=30_000)
+    expect(page.get_by_role("tab", name="digits.ipynb")).to_have_count(2)
+    page.close()
+
+
 def test_a_job_goes_on_while_every_part_is_replaced(installed: Installed, tmp_path: Path) -> None:
     before, keys = installed.pods(), installed.secret()
+    [workspace] = Collection(installed.admin, PODS).list(WORKSPACES)
     with installed.client(PERSON) as client:
         task = client.submit(script(tmp_path, 45), cpu=0.1, memory="128MiB")
         until("it runs", lambda: task.refresh().phase == "RUNNING", 60)
@@ -161,6 +196,17 @@ def test_a_job_goes_on_while_every_part_is_replaced(installed: Installed, tmp_pa
         ended = task.wait(180)
         assert (ended.phase, ended.attempts) == ("SUCCEEDED", 1), (ended.reasons, installed.logs("proxy"))
         assert [file.path for file in task.outputs()] == ["slept.txt"]
+    # The workspace, too: the same pod, behind the new front door, known to the new hub.
+    [there] = Collection(installed.admin, PODS).list(WORKSPACES)
+    assert (there["metadata"]["uid"], there["status"]["phase"]) == (workspace["metadata"]["uid"], "Running")
+    with installed.signed_in(PERSON) as web:
+        web.follow_redirects = True
+        assert web.get(f"/user/{PERSON}/api/status").json()["kernels"] >= 0
+    with installed.client(PERSON) as client:
+        [open_one] = [t for t in client.tasks(mine=True) if t.task.kind == "workspace" and t.task.phase == "RUNNING"]
+        open_one.cancel()
+        assert str(open_one.wait(60).phase) in ("SUCCEEDED", "CANCELLED")
+    until("the pod goes", lambda: not list(Collection(installed.admin, PODS).list(WORKSPACES)), 60)
 
 
 def test_a_rollback_brings_the_former_settings_back(installed: Installed) -> None:
