@@ -73,6 +73,22 @@ class Transport:
         """Address of the API server."""
         return str(self._configuration.host)
 
+    def to_another(self, host: str, token: str) -> Transport:
+        """Return a way to another server of the same cluster.
+
+        It must show a certificate by the cluster's authority for the address that it is called by, whatever is accepted of the
+        API server. Nothing of who we are goes with it but *token*.
+
+        Args:
+            host: ``https://address:port``.
+        """
+        configuration = client.Configuration()
+        configuration.host = host
+        configuration.verify_ssl = True
+        configuration.ssl_ca_cert = self._configuration.ssl_ca_cert
+        configuration.api_key = {"authorization": f"Bearer {token}"}
+        return Transport(configuration)
+
     def _send(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, content_type: str, timeout: Any) -> Any:
         if self._closed:
             raise ClusterApiError(0, "Closed", "the connection was closed")

@@ -52,11 +52,12 @@ def add(client: TesseraClient, name: str, kind: str, workspaces: bool, tenants: 
 
 @command.command("manifest")
 @click.option("--prefix", default="tessera", show_default=True, help="Of the namespaces; the Proxy's namespace_prefix.")
-def manifest(prefix: str) -> None:
+@click.option("--kubelets", is_flag=True, help="With the right to ask each node's kubelet what runs use.")
+def manifest(prefix: str, *, kubelets: bool) -> None:
     """Print what a Proxy may do in a Kubernetes cluster, for kubectl apply -f -."""
     from tessera_hub.proxy.drivers.kubernetes.permissions import manifest as objects
 
-    print_json({"apiVersion": "v1", "kind": "List", "items": objects(prefix)})
+    print_json({"apiVersion": "v1", "kind": "List", "items": objects(prefix, kubelets=kubelets)})
 
 
 @command.command("list")

@@ -18,22 +18,26 @@ from uuid import UUID
 import structlog
 
 from tessera_hub.proxy.courier.archive import build_archive
-from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, InputSource, NativeRun, Results, Stream
+from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, InputSource, NativeRun, Results, Stream, Usage
 from tessera_hub.proxy.drivers.couriers import runner_bytes
 from tessera_hub.proxy.drivers.kubernetes import objects
 from tessera_hub.proxy.drivers.kubernetes.cards import Device, node_selection, resources_of
+from tessera_hub.proxy.drivers.kubernetes.checking import check_lease
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, has_shares
+from tessera_hub.proxy.drivers.kubernetes.kubelets import Kubelets
 from tessera_hub.proxy.drivers.kubernetes.mirror import QueueMirror
 from tessera_hub.proxy.drivers.kubernetes.options import ORDER, RUN, SITE, KubernetesOptions
+from tessera_hub.proxy.drivers.kubernetes.permissions import system_namespace
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
 from tessera_hub.proxy.drivers.kubernetes.ranks import living
 from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, Record, parsed
 from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace, own_subject
-from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender, in_thread
+from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender, in_thread, pods_of
+from tessera_hub.proxy.drivers.kubernetes.usage import UsageReader
 from tessera_hub.proxy.drivers.outcome import reason_of
 from tessera_hub.proxy.drivers.runrecords import End, Order
 from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
-from tessera_hub.schemas.tasks import SCRIPT_KINDS, Phase, TaskKind
+from tessera_hub.schemas.tasks import Phase
 from volcano_client.collection import Collection
 from volcano_client.errors import ClusterApiError
 from volcano_client.features import Features, detect
@@ -72,6 +76,8 @@ class KubernetesDriver(Driver):
         self._loop: asyncio.AbstractEventLoop | None = None
         self.picture = Picture(transport, options, self._woken)
         self.tender = Tender(transport, self.picture, options.gang_seconds)
+        own = Kubelets(transport, options.namespace or system_namespace(options.prefix)) if options.kubelets else None
+        self.use = UsageReader(transport, options.prefix, own)
         self.mirror = QueueMirror(transport, options.prefix, self._devices, options.namespace)
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -185,7 +191,7 @@ class KubernetesDriver(Driver):
                 raise DriverError("cluster.back_pressure", "an older lease of this run is still being ended", give_back=True)
             await self.forget(lease.run_id)
         if lease.managed_by == "proxy":
-            self._check(lease)
+            check_lease(lease, self.options)
         try:
             namespace = await self._namespace(lease)
             secret, _made = await in_thread(
@@ -206,28 +212,6 @@ class KubernetesDriver(Driver):
                 self._entries.pop(lease.run_id, None)
                 await self.tender.remove(record)
                 raise
-
-    def _check(self, lease: Lease) -> None:
-        """See whether this driver can ever run the lease.
-
-        Raises:
-            DriverError: it cannot.
-        """
-        spec = lease.spec
-        if spec.kind is not TaskKind.NOTEBOOK and spec.kind not in SCRIPT_KINDS:
-            raise DriverError("never.no_cluster", f"the Kubernetes driver does not run kind {spec.kind.value}")
-        if len(spec.roles) != 1:
-            raise DriverError("never.gang_too_large", "a run here has one role; its replicas are the pods")
-        if spec.kind is TaskKind.NOTEBOOK and spec.roles[0].replicas != 1:
-            raise DriverError("never.gang_too_large", "a notebook runs in one pod")
-        if spec.inputs.kind == "live":
-            raise DriverError("inputs.live_refused", "pods share no storage with workspaces")
-        if not spec.entry:
-            raise DriverError("script.missing", "the task names no notebook or script")
-        if spec.environment not in self.options.environments:
-            detail = {"environment": spec.environment, "known": sorted(self.options.environments)}
-            raise DriverError("environment.unknown", f"no environment {spec.environment}", detail)
-        self._template(lease)
 
     def _template(self, lease: Lease) -> dict[str, Any]:
         request = lease.spec.roles[0].resources.cards
@@ -377,6 +361,12 @@ class KubernetesDriver(Driver):
             log.warning("run_not_forgotten", run=str(run_id), error=str(error))
             return
         self._entries.pop(run_id, None)
+
+    async def usage(self) -> Sequence[Usage]:
+        """What user code in the pods used, on average over the last look's time or the source's own window."""
+        records = [entry.record for entry in self._entries.values() if entry.record.end is None]
+        pods = {record.lease.run_id: pods_of(self.tender.seen(record)) for record in records}
+        return await self.use.look(pods, self.picture.node)
 
     async def apply_queues(self, desired: Sequence[DesiredQueue]) -> None:
         """Mirror them as Volcano's queues."""

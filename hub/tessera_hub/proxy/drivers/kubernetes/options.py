@@ -17,6 +17,8 @@ COMPANY: Final = "tessera.io/company"
 END: Final = "tessera.io/end"
 RECORD: Final = "tessera.io/record"
 """Finalizer of a run's pods: the engine's history stays until the Proxy has written down how the run ended."""
+USAGE_ACCOUNT: Final = "tessera-usage"
+"""The account that kubelets are asked with for what pods use; it may do nothing else."""
 DEFAULT_QUOTA: Final = {"pods": "1000", "count/jobs.batch": "2000", "services.loadbalancers": "0", "services.nodeports": "0"}
 
 
@@ -47,6 +49,7 @@ class KubernetesOptions:
         output_bytes: of what a run prints.
         plain_gangs: without Volcano, too, take runs of several pods: they wait for each other before any user code.
         gang_seconds: after which such a run is given back when only some of its pods found a node.
+        kubelets: ask the kubelets what runs use where the cluster has no metrics API.
     """
 
     kubeconfig: Path | None = None
@@ -67,3 +70,4 @@ class KubernetesOptions:
     output_bytes: int = 64 << 20
     plain_gangs: bool = False
     gang_seconds: int = 300
+    kubelets: bool = False

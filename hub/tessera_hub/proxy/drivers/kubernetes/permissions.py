@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tessera_hub.proxy.drivers.kubernetes.options import tenant_role
+from tessera_hub.proxy.drivers.kubernetes.options import USAGE_ACCOUNT, tenant_role
 
 ACCOUNT: Final = "tessera-proxy"
 _RBAC: Final = "rbac.authorization.k8s.io/v1"
@@ -55,6 +55,7 @@ def tenant_rules() -> list[dict[str, Any]]:
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "create", "patch", "delete"]},
         {"apiGroups": [""], "resources": ["configmaps", "services"], "verbs": ["get", "create"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+        {"apiGroups": ["metrics.k8s.io"], "resources": ["pods"], "verbs": ["list"]},
         {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["get", "create", "patch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "create", "patch"]},
     ]
@@ -70,8 +71,12 @@ def system_namespace(prefix: str) -> str:
     return f"{prefix}-system"
 
 
-def manifest(prefix: str = "tessera") -> list[dict[str, Any]]:
-    """Return the objects: namespace, account, roles, binding and the admission policy."""
+def manifest(prefix: str = "tessera", *, kubelets: bool = False) -> list[dict[str, Any]]:
+    """Return the objects: namespace, account, roles, binding and the admission policy.
+
+    Args:
+        kubelets: with the account that may ask kubelets what pods use, and the right to act as it.
+    """
     namespace, name = system_namespace(prefix), f"{prefix}-proxy"
     group = "rbac.authorization.k8s.io"
     metadata, here = {"name": name}, {"name": name, "namespace": namespace}
@@ -97,6 +102,43 @@ def manifest(prefix: str = "tessera") -> list[dict[str, Any]]:
             "subjects": me,
         },
         *_admission(prefix, f"system:serviceaccount:{namespace}:{ACCOUNT}"),
+        *(_kubelets(prefix, me) if kubelets else ()),
+    ]
+
+
+def _kubelets(prefix: str, me: list[dict[str, str]]) -> list[dict[str, Any]]:
+    namespace, name = system_namespace(prefix), f"{prefix}-usage"
+    group = "rbac.authorization.k8s.io"
+    token = {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": [USAGE_ACCOUNT], "verbs": ["create"]}
+    here = {"name": name, "namespace": namespace}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": USAGE_ACCOUNT, "namespace": namespace},
+            "automountServiceAccountToken": False,
+        },
+        {
+            "apiVersion": _RBAC,
+            "kind": "ClusterRole",
+            "metadata": {"name": name},
+            "rules": [{"apiGroups": [""], "resources": ["nodes/stats"], "verbs": ["get"]}],
+        },
+        {
+            "apiVersion": _RBAC,
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": USAGE_ACCOUNT, "namespace": namespace}],
+        },
+        {"apiVersion": _RBAC, "kind": "Role", "metadata": here, "rules": [token]},
+        {
+            "apiVersion": _RBAC,
+            "kind": "RoleBinding",
+            "metadata": here,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+            "subjects": me,
+        },
     ]
 
 

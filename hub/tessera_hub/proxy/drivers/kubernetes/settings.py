@@ -53,6 +53,8 @@ class KubernetesSettings(Strict):
     """Without Volcano, too, take runs of several pods: they wait for each other before any user code."""
     gang_seconds: Annotated[int, Field(ge=1)] = 300
     """After which such a run is given back when only some of its pods found a node."""
+    kubelets: bool = False
+    """Ask the kubelets what runs use where the cluster has no metrics API; needs the rights of ``manifest --kubelets``."""
     pull_secret: str | None = None
     """Image pull secret in the tenants' namespaces."""
 
@@ -100,4 +102,5 @@ def read_options(path: Path | None, kubeconfig: Path | None, environments: Mappi
         pull_secret=found.pull_secret,
         plain_gangs=found.plain_gangs,
         gang_seconds=found.gang_seconds,
+        kubelets=found.kubelets,
     )
