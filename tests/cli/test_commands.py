@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -264,6 +267,35 @@ def test_an_operator_connects_drains_and_removes_a_cluster(tessera: Tessera, cen
     assert tessera("cluster", "drain", "far", token=centre.operator).returncode == 0
     assert tessera("cluster", "remove", "far", "--yes", token=centre.operator).returncode == 0
     assert "far" not in tessera("cluster", "list", token=centre.operator).stdout
+
+
+def test_an_operator_sees_the_connection_made_and_what_the_cluster_has(tessera: Tessera, centre: Centre, tmp_path: Path) -> None:
+    silent = tessera("cluster", "add", "mute", "--wait", "1", token=centre.operator)
+    assert (silent.returncode, "cluster.silent" in silent.stderr) == (2, True)
+    assert "has not told" in tessera("cluster", "show", "mute", token=centre.operator).stdout
+    tessera("cluster", "remove", "mute", "--yes", token=centre.operator)
+    program = [sys.executable, "-m", "tessera_hub.cli"]
+    environment = os.environ | {"TESSERA_URL": centre.service.url, "TESSERA_TOKEN": centre.operator}
+    adding = subprocess.Popen(
+        [*program, "cluster", "add", "near", "--wait", "60"], stdout=subprocess.PIPE, env=environment, text=True
+    )
+    assert adding.stdout is not None
+    token = tmp_path / "token"
+    token.write_text(adding.stdout.readline())
+    token.chmod(0o600)
+    where = ("--url", centre.service.url, "--bootstrap-token-file", str(token), "--data-dir", str(tmp_path / "near"))
+    proxy = subprocess.Popen([*program, "proxy", "--cluster", "near", *where], stderr=subprocess.DEVNULL)
+    try:
+        table, _nothing = adding.communicate(timeout=90)
+        assert adding.returncode == 0
+        assert "Processor cores" in table
+        shown = json.loads(tessera("cluster", "show", "near", "--json", token=centre.operator).stdout)
+        assert shown["inventory"]["pools"][0]["total"]["cpu"] > 0
+        assert tessera("cluster", "show", "near").returncode == 2, "a person is no operator"
+    finally:
+        proxy.terminate()
+        proxy.wait(30)
+    assert tessera("cluster", "remove", "near", "--yes", token=centre.operator).returncode == 0
 
 
 def test_the_reference_page_lists_every_command_and_option() -> None:

@@ -32,7 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("tessera_hub.doctor:command", mark("Check an installation and say what to do.")),
     "queue": ("tessera_hub.cli.queue:command", mark("Add queues and set quotas.")),
     "price": ("tessera_hub.cli.price:command", mark("Show and set prices.")),
-    "cluster": ("tessera_hub.cli.cluster:command", mark("Add, list, drain and remove clusters.")),
+    "cluster": ("tessera_hub.cli.cluster:command", mark("Add, show, drain and remove clusters.")),
     "proxy": ("tessera_hub.proxy.command:command", mark("Run the agent of a cluster.")),
     "service": ("tessera_hub.api.command:command", mark("Run the hub service.")),
     "vgpu": ("tessera_hub.cli.vgpu:command", mark("Look at slices of cards on this node, or simulate cards.")),

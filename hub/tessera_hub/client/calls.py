@@ -319,6 +319,11 @@ def clusters() -> Call[list[dict[str, Any]]]:
     return Call("GET", "/clusters", _json)
 
 
+def cluster(name: str) -> Call[dict[str, Any]]:
+    """One cluster as an operator sees it, with its inventory."""
+    return Call("GET", f"/clusters/{part(name)}", _json)
+
+
 def add_cluster(name: str, *, workspaces: bool = False, tenants: list[str] | None = None) -> Call[dict[str, Any]]:
     """Register a cluster; the answer has its bootstrap token, once."""
     body = {"name": name, "workspaces": workspaces, "tenants": tenants}
