@@ -6,7 +6,7 @@ Free is the cluster's own report minus what the hub has promised since: runs pla
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -112,13 +112,22 @@ def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], b
     )
 
 
-async def environments(session: AsyncSession, tenants: set[str] | None) -> list[Environment]:
-    """Return the environments of the clusters open to *tenants* (None: all), merged by name."""
+async def environments(
+    session: AsyncSession, tenants: set[str] | None, is_open: Callable[[str], bool], *, workspaces: bool = False
+) -> list[Environment]:
+    """Return the environments of the clusters open to *tenants* (None: all), merged by name.
+
+    Args:
+        is_open: whether an environment may be shown.
+        workspaces: only those of clusters that run workspaces.
+    """
     merged: dict[str, Environment] = {}
     for cluster in await open_clusters(session, tenants):
-        if not cluster.inventory:
+        if not cluster.inventory or (workspaces and not cluster.workspaces):
             continue
         for name, how in Inventory.model_validate(cluster.inventory).environments.items():
+            if not is_open(name):
+                continue
             known = merged.get(name)
             if known is None:
                 merged[name] = Environment(

@@ -184,7 +184,16 @@ async def _stop(context: Context, due: Due) -> None:
 async def _examined(context: Context, due: Due, spec: TaskSpec) -> tuple[Destination, Reason | None]:
     """Return where the task goes, and why it is refused."""
     tenants = {due.tenant.name: due.tenant.id}
-    owner = Caller(due.principal.id, due.principal.kind, due.principal.hub_name, False, frozenset(), tenants, by_cookie=False)
+    owner = Caller(
+        due.principal.id,
+        due.principal.kind,
+        due.principal.hub_name,
+        admin=False,
+        scopes=frozenset(),
+        tenants=tenants,
+        by_cookie=False,
+        groups=await _groups(context, due.principal, spec.environment),
+    )
     try:
         return await check(context, owner, spec), None
     except SubmissionError as error:
@@ -193,6 +202,18 @@ async def _examined(context: Context, due: Due, spec: TaskSpec) -> tuple[Destina
         why = problem.reasons[0] if problem.reasons else _reason(problem.code, {})
     async with context.store.read() as session:
         return await _any_queue(session, due.tenant), why
+
+
+async def _groups(context: Context, owner: Principal, environment: str) -> frozenset[str]:
+    """Return the owner's groups if the environment asks for some.
+
+    Raises:
+        HubError: the hub does not tell; the schedule is tried again at the next look.
+    """
+    if environment not in context.settings.environment_rules:
+        return frozenset()
+    person = await context.hub.user(owner.hub_name)
+    return frozenset() if person is None or person["created"] != owner.hub_created else frozenset(person["groups"])
 
 
 def _reason(code: str, detail: dict[str, Any]) -> Reason:

@@ -9,6 +9,7 @@ set in ``tessera_config.py``, for example::
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -18,11 +19,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import create_engine, insert, select, update
 from traitlets import Bool, Dict, Float, Int, Unicode
 from traitlets.config import Application
 
 from tessera_hub.api.context import Settings
+from tessera_hub.environments import EnvironmentRule
 from tessera_hub.hubapi import CACHE_SECONDS
 from tessera_hub.logs import configure_logging
 from tessera_hub.schemas.protocol import Timers
@@ -64,6 +67,12 @@ class TesseraService(Application):
         help="How long what JupyterHub says about people, tokens and groups is believed; a removed member is out within it.",
     ).tag(config=True)
     reservation_seconds = Float(300.0, help="How long a granted workspace waits for its server.").tag(config=True)
+    environment_rules = Dict(
+        help="""Environment → who may use it; one that is not named is everybody's::
+
+            c.TesseraService.environment_rules = {"licensed": {"groups": ["physics", "staff"]}}
+        """
+    ).tag(config=True)
     host = Unicode("127.0.0.1", help="Address to listen at.").tag(config=True)
     port = Int(8095, help="Port to listen at; a managed service takes the hub's.").tag(config=True)
     background = Bool(True, help="Run scheduler and watch in this process; False for a further API replica.").tag(config=True)
@@ -85,6 +94,8 @@ class TesseraService(Application):
         ):
             if value := os.environ.get(variable):
                 setattr(self, trait, value)
+        if rules := os.environ.get("TESSERA_ENVIRONMENT_RULES"):
+            self.environment_rules = json.loads(rules)
         if os.environ.get("TESSERA_SINGLE_PERSON") == "1":
             self.single_person = True
         if own := os.environ.get("JUPYTERHUB_SERVICE_URL"):
@@ -107,6 +118,10 @@ class TesseraService(Application):
             raise SystemExit("tessera service: JUPYTERHUB_API_TOKEN and JUPYTERHUB_API_URL are not set; let JupyterHub start it")
         data_dir = Path(self.data_dir).absolute()
         data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            rules = TypeAdapter(dict[str, EnvironmentRule]).validate_python(dict(self.environment_rules))
+        except ValidationError as error:
+            raise SystemExit(f"tessera service: c.TesseraService.environment_rules: {error}") from error
         hub_prefix = os.environ.get("JUPYTERHUB_BASE_URL", "/").rstrip("/") + "/hub/"
         return Settings(
             database_url=self.database_url or f"sqlite:///{data_dir / 'tessera.sqlite'}",
@@ -126,6 +141,7 @@ class TesseraService(Application):
             timers=Timers.model_validate(dict(self.timers)),
             schedule_interval=self.schedule_interval,
             reservation_seconds=self.reservation_seconds,
+            environment_rules=rules,
             hub_cache_seconds=self.hub_cache_seconds,
         )
 

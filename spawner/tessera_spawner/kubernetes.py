@@ -55,9 +55,6 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
     environments = Dict(
         help="Environment → image. Example: ``c.TesseraKubeSpawner.environments = {'default': 'example.org/notebook:1'}``"
     ).tag(config=True)
-    environment_groups = Dict(
-        help="Environment → hub groups that may use it; one that is not named is everybody's. Example: ``{'paid': ['physics']}``"
-    ).tag(config=True)
     site = Unicode("tessera", help="Namespace prefix of the cluster's Proxy, by which it knows what is its own.").tag(config=True)
     pod_service_url = Unicode(help="Address of the service as pods reach it; empty: as people do.").tag(config=True)
     volcano = Enum(["auto", "yes", "no"], "auto", help="Let Volcano place the pods: where it is, always, never.").tag(config=True)
@@ -164,9 +161,6 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
     def _image(self, environment: str) -> str:
         if environment not in self.environments:
             raise self._refused(reason_of("environment.unknown", "", {"environment": environment}), 409)
-        groups, person = self.environment_groups.get(environment), cast("Any", self.user)
-        if groups is not None and not {group.name for group in person.groups} & set(groups):
-            raise self._refused(reason_of("environment.not_allowed", "", {"environment": environment}), 403)
         return str(self.environments[environment])
 
     async def _take_cards(self, reservation: Reservation) -> None:

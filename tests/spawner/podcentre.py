@@ -44,7 +44,6 @@ use_pods(c, here, environments={environments!r}, hub_url={hub_url!r}, pod_servic
          hub_listen="127.0.0.1",  # pods come by a relay
          namespace={namespace!r}, site={site!r}, home_size="64Mi", storage_class={site!r})
 c.JupyterHub.authenticate_prometheus = False
-c.TesseraKubeSpawner.environment_groups = {{"closed": ["speech"]}}
 c.TesseraKubeSpawner.patience_seconds = {patience}
 c.TesseraKubeSpawner.poll_interval = 2
 c.TesseraKubeSpawner.start_timeout = 90
@@ -72,7 +71,10 @@ class PodCentre:
             *("--person", "ben:vision", "--person", "eve:speech"),
             data_dir=self.folder,
             port=port,
-            environment={"KUBECONFIG": str(self.folder / "hub.kubeconfig")},
+            environment={
+                "KUBECONFIG": str(self.folder / "hub.kubeconfig"),
+                "TESSERA_CONFIG": str(self.folder / "tessera_config.py"),
+            },
         )
         self.proxy: subprocess.Popen[bytes] | None = None
 
@@ -92,6 +94,8 @@ class PodCentre:
             patience=PATIENCE_SECONDS,
         )
         (self.folder / "jupyterhub_extra.py").write_text(extra)
+        rules = {"closed": {"groups": ["speech"]}}
+        (self.folder / "tessera_config.py").write_text(f"c.TesseraService.environment_rules = {rules!r}\n")
         self.hub.start()
         self.operator = httpx.Client(
             base_url=f"{self.hub.here.service_url}/api/v1",

@@ -47,6 +47,8 @@ class Caller:
     scopes: frozenset[str]
     tenants: dict[str, int]
     by_cookie: bool
+    groups: frozenset[str] = frozenset()
+    """Groups at the hub."""
 
     @property
     def operator(self) -> bool:
@@ -100,7 +102,14 @@ async def identify_optional(request: Request) -> Caller | None:
         raise Problem(403, "auth.cross_site", _("The request does not come from a page of this service."))
     standing = await _standing(context, identity)
     return Caller(
-        standing.principal_id, identity.kind, identity.name, identity.admin, identity.scopes, standing.tenants, by_cookie
+        standing.principal_id,
+        identity.kind,
+        identity.name,
+        identity.admin,
+        identity.scopes,
+        standing.tenants,
+        by_cookie,
+        frozenset(identity.groups),
     )
 
 

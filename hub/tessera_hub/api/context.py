@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import Request
 
+from tessera_hub.environments import EnvironmentRule
 from tessera_hub.hubapi import CACHE_SECONDS, HubApi
 from tessera_hub.schemas.protocol import Timers
 from tessera_hub.store import Store
@@ -41,6 +43,7 @@ class Settings:
     timers: Timers = field(default_factory=Timers)
     schedule_interval: float = 1.0
     reservation_seconds: float = 300.0
+    environment_rules: Mapping[str, EnvironmentRule] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

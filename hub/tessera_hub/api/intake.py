@@ -15,6 +15,7 @@ from tessera_hub.api.context import Context
 from tessera_hub.api.errors import Problem
 from tessera_hub.api.notebooks import check_notebook
 from tessera_hub.catalogue import prices
+from tessera_hub.environments import opener
 from tessera_hub.i18n import gettext as _
 from tessera_hub.quota.tree import load_tree
 from tessera_hub.scheduling.admission import Admission
@@ -65,6 +66,11 @@ def problem_of(error: SubmissionError, contact: str = "") -> Problem:
             422,
             _("There is no environment {name}.", name=d.get("environment")),
             _("Name one of: {names}.", names=_names(d.get("environments"))),
+        ),
+        "environment.not_allowed": (
+            403,
+            _("Environment {name} is not open to your groups.", name=d.get("environment")),
+            _("Name one of: {names}.", names=_names(d.get("environments"))) if d.get("environments") else ask,
         ),
         "kernel.unknown": (
             422,
@@ -174,7 +180,7 @@ class _Checks:
             sizes = self._sizes[where.tenant_id] = await blob_sizes(self._session, where.tenant_id, self._hashes)
         check_inputs(spec, sizes, self._context.settings.snapshot_limit_bytes)
         admission = await Admission.current(self._context.store, self._session, where)
-        admission.check_names(spec)
+        admission.check_names(spec, opener(self._context.settings.environment_rules, self._caller.groups))
         never = admission.never(spec, where)
         if never:
             reasons = [localised(r) for r in never]
@@ -319,7 +325,7 @@ async def examine(context: Context, caller: Caller, spec: TaskDraft, seconds: in
         async with context.store.read() as session:
             where = await destination(session, spec, caller.tenants)
             admission = await Admission.current(context.store, session, where)
-            admission.check_names(spec)
+            admission.check_names(spec, opener(context.settings.environment_rules, caller.groups))
             verdict = admission.judge(spec, where)
             tree = await load_tree(session)
             book = await prices(session)

@@ -14,8 +14,10 @@ from tessera_hub.api.auth import Caller, Ctx, Reader, Submitter
 from tessera_hub.api.context import Context
 from tessera_hub.api.errors import Problem, not_found
 from tessera_hub.api.intake import examine
-from tessera_hub.api.routes import me, queues, tasks
+from tessera_hub.api.routes import queues, tasks
 from tessera_hub.api.routes.workspaces import reserve
+from tessera_hub.catalogue import capacities, environments
+from tessera_hub.environments import opener
 from tessera_hub.i18n import gettext as _
 from tessera_hub.portal import presentation as p
 from tessera_hub.portal.pages import PageRoute, render
@@ -63,7 +65,12 @@ async def _form(
     checked: bool = True,
 ) -> Response:
     shown = DEFAULTS | {k.removeprefix(LINK_PREFIX): v for k, v in values.items() if k.removeprefix(LINK_PREFIX) in DEFAULTS}
-    capacity = [c for c in await me.list_capacity(caller, context) if c.workspaces]
+    # What a workspace of this person may have: an operator's, too, goes to clusters of their own tenants only.
+    own_tenants = set(caller.tenants)
+    async with context.store.read() as session:
+        capacity = [c for c in await capacities(session, own_tenants) if c.workspaces]
+        may = opener(context.settings.environment_rules, caller.groups)
+        offered = await environments(session, own_tenants, may, workspaces=True)
     cards = [card for c in capacity for card in c.cards]
     own = [q for q in await queues.list_queues(caller, context) if q.tenant in caller.tenants and q.state == "open"]
     shared = any(CardMode.VCUDA.value in card.modes for card in cards)
@@ -90,7 +97,7 @@ async def _form(
         reasons=sorted({why for _key, _label, why in kinds if why}),
         cards=cards,
         currency=context.settings.currency,
-        environments=await me.list_environments(caller, context),
+        environments=offered,
         tenants=sorted(caller.tenants),
         queues=own,
         most_cores=max((c.total.get("cpu", 0) for c in capacity), default=0) // 1000 or 4,
@@ -120,7 +127,8 @@ async def _summary(caller: Caller, context: Context, values: Mapping[str, str]) 
         problem = Problem(422, "form.invalid", _("Please check the fields."), hint=" ".join(dict.fromkeys(error.errors.values())))
         return empty | {"summary_problem": problem, "errors": _NoErrors(error.errors)}
     except Problem as problem:
-        return empty | {"summary_problem": problem}
+        wrong = {"environment": problem.title} if problem.code.startswith("environment.") else {}
+        return empty | {"summary_problem": problem, "errors": _NoErrors(wrong)}
 
 
 @router.get("/workspaces/new")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -132,17 +132,20 @@ class Admission:
             {row[0]: row[1] for row in waiting.all()},
         )
 
-    def check_names(self, spec: TaskDraft) -> None:
-        """Refuse names that no connected cluster knows. Before any cluster ever connected nothing is refused.
+    def check_names(self, spec: TaskDraft, is_open: Callable[[str], bool]) -> None:
+        """Refuse names that no connected cluster knows, and an environment that *is_open* says is not the person's.
+
+        Before any cluster ever connected no name is unknown.
 
         Raises:
-            SubmissionError: ``cluster.unknown``, ``environment.unknown`` or ``kernel.unknown``.
+            SubmissionError: ``cluster.unknown``, ``environment.not_allowed``, ``environment.unknown`` or ``kernel.unknown``.
         """
         for name in spec.clusters or ():
             if name not in self.cluster_ids:
                 raise SubmissionError("cluster.unknown", cluster=name, clusters=sorted(self.cluster_ids))
-        if self.environments and spec.environment not in self.environments:
-            raise SubmissionError("environment.unknown", environment=spec.environment, environments=sorted(self.environments))
+        if not is_open(spec.environment) or (self.environments and spec.environment not in self.environments):
+            code = "environment.unknown" if is_open(spec.environment) else "environment.not_allowed"
+            raise SubmissionError(code, environment=spec.environment, environments=sorted(filter(is_open, self.environments)))
         known = self.kernels.get(spec.environment)
         if spec.kernel and known and spec.kernel not in known:
             raise SubmissionError("kernel.unknown", kernel=spec.kernel, environment=spec.environment, kernels=sorted(known))

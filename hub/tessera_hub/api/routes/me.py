@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from tessera_hub.api.auth import AnyCaller, Ctx, Reader
 from tessera_hub.catalogue import capacities, environments
+from tessera_hub.environments import opener
 from tessera_hub.schemas.capacity import ClusterCapacity, Environment, Me
 
 router = APIRouter(tags=["you"])
@@ -33,7 +34,8 @@ async def me(caller: AnyCaller, context: Ctx) -> Me:
 async def list_environments(caller: Reader, context: Ctx) -> list[Environment]:
     """Return the software environments that connected clusters offer to the caller."""
     async with context.store.read() as session:
-        return await environments(session, None if caller.operator else set(caller.tenants))
+        tenants = None if caller.operator else set(caller.tenants)
+        return await environments(session, tenants, opener(context.settings.environment_rules, caller.groups))
 
 
 @router.get("/capacity")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 
 from tessera_hub.api.auth import Ctx, Spawner
 from tessera_hub.schemas.workspaces import Reservation, WorkspaceState
-from tessera_hub.workspaces import principal_of, report, reservation_of
+from tessera_hub.workspaces.reservations import report, reservation_of
 
 router = APIRouter(prefix="/spawner/reservations", tags=["spawner"])
 
@@ -23,8 +23,7 @@ async def find(
 ) -> Reservation:
     """Return the reservation of a person's server."""
     async with context.store.read() as session:
-        principal = await principal_of(session, context, user)
-        return Reservation(state="none") if principal is None else await reservation_of(session, principal, server)
+        return await reservation_of(session, context, user, server)
 
 
 @router.post("/{run_id}/state", status_code=204)

@@ -12,7 +12,7 @@ from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.tasks import Task, TaskKind
 from tessera_hub.schemas.workspaces import WorkspaceRequest
 from tessera_hub.tasks.views import TaskRecord, task_view
-from tessera_hub.workspaces import live_workspace, workspace_key
+from tessera_hub.workspaces.reservations import live_workspace, workspace_key
 
 router = APIRouter(tags=["workspaces"])
 

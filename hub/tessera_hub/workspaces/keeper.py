@@ -1,9 +1,7 @@
-"""Workspaces: from the reservation to the running server and back.
+"""The keeper: starts what is granted, stops what is not wanted any more, and settles what nobody reports.
 
-A workspace is a task like any other: it waits in the queue, holds quota, is metered. When the scheduler has reserved its
-resources, :class:`WorkspaceKeeper` asks JupyterHub to start the server; the spawner fetches the reservation, starts the
-process and reports start and end, which are metered here. A reservation that is not taken up in time, a server that ended
-while nobody could report it, and a wish to cancel are settled by the keeper, too.
+A reservation that is not taken up in time, a server that ended while nobody could report it, a time limit that is reached and a
+wish to cancel are all settled here.
 """
 
 from __future__ import annotations
@@ -19,25 +17,22 @@ from urllib.parse import quote
 from uuid import UUID
 
 import structlog
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import select
 
-from tessera_billing.events import Action, Evidence, MeterEvent
-from tessera_billing.ledger import events_of, record
+from tessera_billing.events import Action, Evidence
 from tessera_hub.api.context import Context
+from tessera_hub.environments import is_open
 from tessera_hub.hubapi import HubError
-from tessera_hub.schemas.reasons import Reason
-from tessera_hub.schemas.tasks import Phase, TaskKind, TaskSpec
-from tessera_hub.schemas.workspaces import Reservation, WorkspaceState
+from tessera_hub.schemas.tasks import Phase, TaskKind
 from tessera_hub.store.notify import SCHEDULE
-from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskRow, Tenant
+from tessera_hub.store.tables import Principal, RunRow, TaskRow
 from tessera_hub.tasks.control import request_cancel
-from tessera_hub.tasks.machine import LIVE, TransitionError, announce, lock_run, transition
+from tessera_hub.tasks.machine import LIVE, TransitionError, lock_run, transition
 from tessera_hub.tasks.reasons import reason
+from tessera_hub.workspaces.reservations import last_seen, meter
 
 log = structlog.get_logger(__name__)
 
-GRANTED: Final = (Phase.RESERVED, Phase.DISPATCHED, Phase.PENDING, Phase.STARTING)
 RETRY_SECONDS: Final = 5.0
 """Pause between two attempts to make the hub start a server."""
 GONE_SECONDS: Final = 20.0
@@ -50,148 +45,6 @@ async def run(context: Context) -> None:
     await WorkspaceKeeper(context).run()
 
 
-async def principal_of(session: AsyncSession, context: Context, user: str) -> Principal | None:
-    """Return the principal of the hub's present user of that name."""
-    model = await context.hub.user(user)
-    if model is None:
-        return None
-    query = select(Principal).where(
-        Principal.issuer == context.settings.hub_api_url,
-        Principal.kind == "user",
-        Principal.hub_name == user,
-        Principal.hub_created == model["created"],
-    )
-    return (await session.scalars(query)).first()
-
-
-async def live_workspace(session: AsyncSession, principal_id: int, server: str) -> TaskRow | None:
-    """Return the workspace of that server which has not ended, None if there is none."""
-    query = (
-        select(TaskRow)
-        .where(
-            TaskRow.principal_id == principal_id,
-            TaskRow.kind == TaskKind.WORKSPACE.value,
-            TaskRow.server_name == server,
-            TaskRow.phase.in_(LIVE),
-        )
-        .order_by(TaskRow.created_at.desc())
-    )
-    return (await session.scalars(query, execution_options={"populate_existing": True})).first()
-
-
-async def workspace_key(session: AsyncSession, principal_id: int, server: str) -> str:
-    """Return the idempotency key of the server's next workspace, so that two requests at once make one task."""
-    query = select(func.count()).where(
-        TaskRow.principal_id == principal_id, TaskRow.kind == TaskKind.WORKSPACE.value, TaskRow.server_name == server
-    )
-    return f"workspace/{server}/{int(await session.scalar(query) or 0)}"
-
-
-async def reservation_of(session: AsyncSession, principal: Principal, server: str) -> Reservation:
-    """Return what the server of that person is granted now."""
-    task = await live_workspace(session, principal.id, server)
-    if task is None:
-        return Reservation(state="none")
-    run = await session.get(RunRow, task.run_id, populate_existing=True)
-    assert run is not None
-    granted = Phase(run.phase) in GRANTED and run.lease_token is not None and task.cancel_requested_at is None
-    if not granted:
-        waiting = Phase(run.phase) is Phase.QUEUED
-        return Reservation(state="waiting" if waiting else "none", task_id=str(task.id), run_id=str(run.id))
-    tenant = await session.get(Tenant, task.tenant_id)
-    cluster = await session.get(Cluster, run.cluster_id)
-    queue = await session.get(Queue, task.queue_id)
-    assert tenant is not None and cluster is not None and run.lease_token is not None  # noqa: PT018
-    return Reservation(
-        state="granted",
-        task_id=str(task.id),
-        run_id=str(run.id),
-        lease_token=run.lease_token,
-        principal_id=principal.id,
-        tenant_id=tenant.id,
-        tenant=tenant.name,
-        cluster=cluster.name,
-        queue=queue.path if queue is not None else "",
-        spec=TaskSpec.model_validate(task.spec),
-        card_class=run.card_class,
-        expires_at=run.expires_at,
-    )
-
-
-async def report(session: AsyncSession, run_id: UUID, state: WorkspaceState, *, actor: str) -> None:
-    """Take a spawner's report: move the run and meter its start and end.
-
-    Raises:
-        TransitionError: ``run.unknown``, ``run.stale_lease``, or ``run.illegal_transition`` for a run that has ended.
-    """
-    run, task = await lock_run(session, run_id)
-    if run.lease_token != state.lease_token:
-        raise TransitionError("run.stale_lease", f"run {run_id}: the lease token is not the current one")
-    to = Phase(state.phase)
-    charge = {d: int(a) for d, a in run.charge.items() if int(a)}
-    before = Phase(run.phase)
-    reasons = [reason(state.reason, **state.detail)] if state.reason else []
-    if to.final and task.cancel_why == "limit":
-        reasons = [reason("limit.time")]
-    if to is Phase.SUCCEEDED and before is not Phase.RUNNING and before is not Phase.UNKNOWN and task.cancel_requested_at:
-        to = Phase.CANCELLED
-    if to is before is Phase.STARTING:
-        await store_reasons(session, run, task, reasons)
-        return
-    done = await transition(
-        session, run_id, to, actor=actor, reasons=reasons, lease_token=state.lease_token, at=state.at, native_id=state.native_id
-    )
-    if done is None:
-        return
-    if to is Phase.RUNNING:
-        run.expires_at = None
-        await meter(session, run, task, Action.START, done.at, charge)
-    elif to.final and run.started_at is not None:
-        await meter(session, run, task, Action.STOP, done.at)
-
-
-async def store_reasons(session: AsyncSession, run: RunRow, task: TaskRow, reasons: list[Reason]) -> None:
-    """Keep why a server takes its time to start, which changes while its phase does not."""
-    new = [reason.model_dump(mode="json") for reason in reasons]
-    if new != (run.reasons or []):
-        run.reasons = new
-        task.version += 1
-        announce(session, task, run)
-
-
-async def meter(
-    session: AsyncSession,
-    run: RunRow,
-    task: TaskRow,
-    action: Action,
-    at: datetime,
-    spec: dict[str, int] | None = None,
-    evidence: Evidence = Evidence.ENGINE,
-) -> None:
-    """Write one event of a workspace to the ledger, in the caller's transaction."""
-    tenant = await session.get(Tenant, task.tenant_id)
-    queue = await session.get(Queue, task.queue_id)
-    cluster = await session.get(Cluster, run.cluster_id)
-    assert tenant is not None and queue is not None and cluster is not None  # noqa: PT018
-    event = MeterEvent(
-        cluster=cluster.name,
-        subject=f"workspace/{run.id}",
-        action=action,
-        effective_at=int(at.timestamp()),
-        observed_at=int(time.time()),
-        tenant=tenant.name,
-        principal=f"principal:{task.principal_id}",
-        task_id=str(task.id),
-        run_id=str(run.id),
-        kind=task.kind,
-        queue=queue.path,
-        spec=spec or {},
-        source="spawner",
-        evidence=evidence,
-    )
-    await session.run_sync(lambda s: record(s.connection(), [event]))
-
-
 @dataclass(frozen=True, slots=True)
 class _Live:
     """A workspace run that has not ended, as the keeper needs it."""
@@ -201,6 +54,7 @@ class _Live:
     user: str
     hub_created: str
     server: str
+    environment: str
     task_id: UUID
     expires_at: datetime | None
     """Until when a reservation waits for its server."""
@@ -283,6 +137,7 @@ class WorkspaceKeeper:
                 row.hub_name,
                 row.hub_created,
                 row.server_name or "",
+                str(row.spec["environment"]),
                 row.task_id,
                 row.expires_at or (row.reserved_at + patience if row.reserved_at else None),
                 _limit(row.spec, row.started_at),
@@ -306,6 +161,9 @@ class WorkspaceKeeper:
         model = await self._person(run.user)
         if model is None or model["created"] != run.hub_created:
             await self._end(run, Phase.CANCELLED, "policy.membership")
+            return
+        if not is_open(self.context.settings.environment_rules, run.environment, model["groups"]):
+            await self._end(run, Phase.CANCELLED, "environment.not_allowed")
             return
         answer = await self.context.hub.request("POST", _server_path(run))
         if answer.status_code not in (201, 202):
@@ -361,7 +219,7 @@ class WorkspaceKeeper:
                 row, task = await lock_run(session, run.run_id)
                 if Phase(row.phase).final:
                     return
-                seen = await _last_seen(session, row) if code == "workspace.gone" else None
+                seen = await last_seen(session, row) if code == "workspace.gone" else None
                 done = await transition(session, run.run_id, to, actor="service", reasons=[reason(code)], at=seen)
                 if done is not None and row.started_at is not None:
                     evidence = Evidence.OBSERVED if seen is None else Evidence.ESTIMATED
@@ -376,15 +234,6 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
         log.warning("workspaces_hub_unavailable", error=str(error))
     except Exception:
         log.exception("workspaces_step_failed")
-
-
-async def _last_seen(session: AsyncSession, run: RunRow) -> datetime | None:
-    """Return when the workspace was last known to live: what nobody saw afterwards is not billed."""
-    cluster = await session.get(Cluster, run.cluster_id)
-    assert cluster is not None
-    subject = (cluster.name, f"workspace/{run.id}")
-    events = (await session.run_sync(lambda s: events_of(s.connection(), [subject]))).get(subject, [])
-    return max((datetime.fromtimestamp(e.effective_at, UTC) for e in events), default=None)
 
 
 def _limit(spec: dict[str, Any], started_at: datetime | None) -> datetime | None:
