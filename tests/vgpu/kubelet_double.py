@@ -128,11 +128,12 @@ class KubeletDouble:
 
 
 class ApiServerDouble:
-    """Pods and one node over HTTP."""
+    """Pods and one node over HTTP; keeps the events that it is told."""
 
     def __init__(self) -> None:
         self.pods: dict[str, dict[str, Any]] = {}
         self.capacity: dict[str, str] = {"cpu": "8"}
+        self.events: list[dict[str, Any]] = []
         self.away = False
         self.requests: list[tuple[str, str, str | None]] = []
         double = self
@@ -144,12 +145,17 @@ class ApiServerDouble:
             def do_PATCH(self) -> None:
                 self._answer()
 
+            def do_POST(self) -> None:
+                self._answer()
+
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 double.requests.append((self.command, self.path, self.headers.get("Authorization")))
                 content: Any = {"metadata": {"name": "node-1"}, "status": {"capacity": double.capacity}}
                 if self.path.startswith("/api/v1/pods"):
                     content = {"items": list(double.pods.values())}
+                elif self.command == "POST":
+                    double.events.append(json.loads(body))
                 elif self.command == "PATCH":
                     for change in json.loads(body):
                         double.capacity[change["path"].rpartition("/")[2].replace("~1", "/")] = change["value"]

@@ -17,7 +17,7 @@ CHINESE = read_catalogue(LOCALE_DIRECTORY / "zh_CN/LC_MESSAGES/vgpu.po")
 
 
 def texts() -> Iterator[str]:
-    for path in Path(tessera_vgpu.__file__).parent.glob("*.py"):
+    for path in Path(tessera_vgpu.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "VgpuError":
                 yield from (ast.literal_eval(argument) for argument in node.args[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -68,6 +69,26 @@ class ApiServer:
             headers={"Content-Type": "application/json-patch+json"},
         )
         return True
+
+    def warn(self, namespace: str, pod: str, uid: str, reason: str, message: str) -> None:
+        """Put a warning among the events of a pod.
+
+        Raises:
+            VgpuError: ``apiserver.unreachable``.
+        """
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        event = {
+            "metadata": {"generateName": "tessera-vgpu-", "namespace": namespace},
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": pod, "uid": uid},
+            "type": "Warning",
+            "reason": reason,
+            "message": message,
+            "source": {"component": "tessera-vgpu", "host": self.node},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        self._call("POST", f"/api/v1/namespaces/{namespace}/events", json=event)
 
     def _call(self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any) -> Any:
         try:

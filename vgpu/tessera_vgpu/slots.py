@@ -20,12 +20,12 @@ from pathlib import Path
 from threading import RLock
 from typing import Final
 
-from tessera_vgpu.bindings import Binding, Owner, Share, Slot, Terms, decode, encode, held
+from tessera_vgpu.bindings import Binding, Contexts, Owner, Share, Slot, Terms, decode, encode, held, resized
 from tessera_vgpu.cards import Card
 from tessera_vgpu.catalogue import CENTI_CARDS_PER_CARD
 from tessera_vgpu.choosing import Request, choose
 from tessera_vgpu.errors import VgpuError
-from tessera_vgpu.pages import create_limits, create_usage, read_limits, sync_folder
+from tessera_vgpu.pages import change_limits, create_limits, create_usage, read_limits, sync_folder
 from tessera_vgpu.splitting import Topology, in_proportion
 
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
@@ -43,17 +43,19 @@ class SlotStore:
     Args:
         folder: state directory; a restart of the machine may empty it.
         make_devices: called before a container starts for the first time.
+        contexts: what the contexts of processes need; None: nobody keeps room for them, and their number is not limited.
 
     Raises:
         VgpuError: ``slots.locked``, ``slots.damaged``.
     """
 
-    def __init__(self, folder: Path, make_devices: MakeDevices) -> None:
+    def __init__(self, folder: Path, make_devices: MakeDevices, contexts: Contexts | None = None) -> None:
         self.journal: Final = folder / "journal"
         self.folders: Final = folder / "slots"
         for made in (folder, self.journal, self.folders):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._make_devices = make_devices
+        self._contexts = contexts
         self._lock = RLock()
         self._file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -163,6 +165,45 @@ class SlotStore:
                 self._realise(slot)
             return bound
 
+    def resize(
+        self,
+        nonce: str,
+        cards: Sequence[Card],
+        memory_mib: int | None = None,
+        limit_centi_cards: int | None = None,
+        weight: int | None = None,
+    ) -> Slot:
+        """Change what a living container may use; in force at once for what it asks for from now on. What is None stays.
+
+        The journal is first: killed in between, the next agent brings the container's page after it. Memory that is made less
+        is not free for others before :meth:`settle`.
+
+        Raises:
+            VgpuError: ``slots.no_slice``, ``placement.no_room``, or of :func:`~tessera_vgpu.bindings.resized`.
+        """
+        with self._lock:
+            slot = self._slots.get(nonce)
+            if slot is None or slot.binding is None:
+                raise VgpuError("slots.no_slice", "There is no such slice on this node.")
+            changed = replace(slot, binding=resized(slot.binding, memory_mib, limit_centi_cards, weight))
+            assert changed.binding is not None
+            self._check(changed.binding, cards, but=nonce)
+            self._write(changed)
+            self._realise(changed)
+            return changed
+
+    def settle(self, nonce: str, uuid: str) -> None:
+        """Give to others what a container had of a card before its memory was made less: it has been seen to hold it no more."""
+        with self._lock:
+            slot = self._slots.get(nonce)
+            if (
+                slot is not None
+                and slot.binding is not None
+                and any(s.uuid == uuid and s.still_held_mib for s in slot.binding.shares)
+            ):
+                shares = tuple(replace(s, still_held_mib=0) if s.uuid == uuid else s for s in slot.binding.shares)
+                self._write(replace(slot, binding=replace(slot.binding, shares=shares)))
+
     def release(self, pod_uid: str) -> int:
         """Take back what a pod had, which is gone; return how many promises that were."""
         with self._lock:
@@ -236,18 +277,24 @@ class SlotStore:
         self._check(binding, cards)
         return binding
 
-    def _check(self, binding: Binding, cards: Sequence[Card]) -> None:
-        """Refuse what would hold more of a card than it has; the last word, whatever chose.
+    def _check(self, binding: Binding, cards: Sequence[Card], but: str = "") -> None:
+        """Refuse what would hold more of a card than it has; the last word, whatever chose. The promise *but* is not counted.
 
         Raises:
             VgpuError: ``placement.no_room``.
         """
-        others = [slot.binding for slot in self._slots.values() if slot.binding is not None]
+        others = [slot.binding for slot in self._slots.values() if slot.binding is not None and slot.nonce != but]
         room = {card.uuid: card for card in cards}
-        for uuid, taken in held([*others, binding]).items():
+        per_card = self._contexts.per_card if self._contexts is not None else 0
+        for uuid, taken in held([*others, binding], per_card).items():
             card = room.get(uuid)
             mine = any(share.uuid == uuid for share in binding.shares)
-            if mine and (card is None or taken.centi_cards > CENTI_CARDS_PER_CARD or taken.memory_mib > card.memory_mib):
+            if mine and (
+                card is None
+                or taken.centi_cards > CENTI_CARDS_PER_CARD
+                or taken.memory_mib > card.memory_mib
+                or taken.contexts > per_card
+            ):
                 raise VgpuError(
                     "placement.no_room",
                     "This node has not enough left for {centi_cards} centi-cards and {memory_mib} MiB.",
@@ -275,13 +322,16 @@ class SlotStore:
         assert slot.binding is not None
         folder = self.folder(slot.nonce)
         folder.mkdir(mode=0o755, exist_ok=True)
-        limits = slot.binding.limits()
+        limits = slot.binding.limits(self._contexts)
         try:
-            sound = read_limits(folder / "limits")[1].pod_uid == limits.pod_uid
+            there = read_limits(folder / "limits")[1]
         except VgpuError:
-            sound = False
-        if not sound:
+            there = None
+        if there is None or [card.uuid for card in there.cards] != [card.uuid for card in limits.cards]:
             create_limits(folder / "limits", limits)
+        elif there != limits:
+            # In place, since processes have it mapped: the journal was ahead of it.
+            change_limits(folder / "limits", limits)
         if not (folder / "usage").exists():
             new = folder / ".usage"
             new.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "cluster": ("tessera_hub.cli.cluster:command", mark("Add, show, drain and remove clusters.")),
     "proxy": ("tessera_hub.proxy.command:command", mark("Run the agent of a cluster.")),
     "service": ("tessera_hub.api.command:command", mark("Run the hub service.")),
-    "vgpu": ("tessera_hub.cli.vgpu:command", mark("Look at slices of cards on this node, or simulate cards.")),
+    "vgpu": ("tessera_hub.cli.vgpu:command", mark("Share the cards of this node, look at slices, or simulate cards.")),
 }
 """Name → where the command is, and one line about it."""
 

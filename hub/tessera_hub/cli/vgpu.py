@@ -1,7 +1,9 @@
-"""``tessera vgpu``: slices of cards on this node, and simulated cards."""
+"""``tessera vgpu``: the agent of a node that shares its cards, what it has given, and simulated cards."""
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 import sys
 import tempfile
@@ -12,7 +14,13 @@ from typing import Final
 import click
 
 from tessera_hub.i18n import gettext as _
+from tessera_vgpu.agent.delivery import LIBRARY, LIBRARY_FOLDER
+from tessera_vgpu.agent.process import SOCKET, Agent, Settings
+from tessera_vgpu.agent.resizing import ask
+from tessera_vgpu.apiserver import SERVICE_ACCOUNT
+from tessera_vgpu.catalogue import BUILT_IN
 from tessera_vgpu.errors import VgpuError
+from tessera_vgpu.plugin import Kubelet
 from tessera_vgpu.simulate import make_machine, parse_cards, read_cards
 from tessera_vgpu.status import STATE_FOLDER, ContainerCard, read_status
 from tessera_vgpu.trial import parse_memory, slice_environment
@@ -20,6 +28,10 @@ from tessera_vgpu.trial import parse_memory, slice_environment
 from .output import ExitCode, print_json, print_table
 
 _MIB_PER_GIB: Final = 1024
+_HIGHEST_PORT: Final = 65535
+_POD: Final = re.compile(r"[a-z0-9-]+/[a-z0-9.-]+")
+FOLDER: Final = click.Path(path_type=Path)
+API_SERVER: Final = "https://kubernetes.default.svc"
 
 
 class Refused(click.ClickException):
@@ -34,7 +46,7 @@ class Refused(click.ClickException):
 
 @click.group("vgpu")
 def command() -> None:
-    """Look at slices of cards on this node, or simulate cards."""
+    """Share the cards of this node, look at slices, change them, or simulate cards."""
 
 
 @command.command("status")
@@ -72,6 +84,186 @@ def status(state_dir: Path, as_json: bool) -> None:
     )
 
 
+@command.command("agent")
+@click.option("--node", required=True, envvar="NODE_NAME", help="Name of this node in Kubernetes; also $NODE_NAME.")
+@click.option(
+    "--state-dir",
+    type=FOLDER,
+    default=STATE_FOLDER,
+    show_default=True,
+    help="Folder of the node agent, at the same path on the node.",
+)
+@click.option(
+    "--library-dir",
+    type=FOLDER,
+    default=LIBRARY_FOLDER,
+    show_default=True,
+    help="Folder for the library that enforces slices, at the same path on the node, not mounted noexec.",
+)
+@click.option("--library", type=FOLDER, default=LIBRARY, help="That library, if it is not the one of this installation.")
+@click.option("--api-server", default=API_SERVER, show_default=True, help="Address of the Kubernetes API server.")
+@click.option("--token-file", type=FOLDER, help="Token for it; by default that of the pod's service account.")
+@click.option("--ca-file", type=FOLDER, help="Certificate to trust there; by default that of the pod's service account.")
+@click.option(
+    "--kubelet-plugins", type=FOLDER, default=Kubelet().plugins, show_default=True, help="The kubelet's folder for plugins."
+)
+@click.option(
+    "--pod-resources",
+    type=FOLDER,
+    default=Kubelet().pod_resources,
+    show_default=True,
+    help="The kubelet's socket that lists devices.",
+)
+@click.option("--device-root", type=FOLDER, default="/dev", show_default=True, help="Folder of the cards' device nodes.")
+@click.option(
+    "--driver-dir",
+    type=FOLDER,
+    multiple=True,
+    help="Folder of the driver's libraries on the node, which containers get; none: something else gives them. Repeatable.",
+)
+@click.option(
+    "--driver-inside",
+    type=FOLDER,
+    default="/usr/lib/x86_64-linux-gnu",
+    show_default=True,
+    help="Where containers find the driver's libraries.",
+)
+@click.option("--listen", default="127.0.0.1:9445", show_default=True, help="Address of /metrics.")
+@click.option("--catalogue", type=FOLDER, multiple=True, help="Folder with further models of cards. Repeatable.")
+@click.option(
+    "--contexts",
+    type=click.IntRange(1, 512),
+    default=32,
+    show_default=True,
+    help="Processes per card that room is kept for; a slice may have its part of them.",
+)
+@click.option(
+    "--context-mib", type=click.IntRange(0, 65536), help="What a process's context costs, in MiB; by default it is measured."
+)
+@click.option(
+    "--tolerance-mib",
+    type=click.IntRange(0, 65536),
+    default=256,
+    show_default=True,
+    help="What a process may have beyond its books and its context, in MiB, before it is reported.",
+)
+@click.option(
+    "--on-bypass",
+    type=click.Choice(["report", "end"]),
+    default="report",
+    show_default=True,
+    help="What to do with a process that goes around its limits.",
+)
+@click.option(
+    "--look-s",
+    type=click.FloatRange(0.01, 60),
+    default=0.5,
+    show_default=True,
+    help="How often cards and processes are looked at, in seconds.",
+)
+@click.option(
+    "--upkeep-s",
+    type=click.FloatRange(0.01, 600),
+    default=5.0,
+    show_default=True,
+    help="How often Kubernetes is asked, in seconds.",
+)
+def agent(
+    node: str,
+    state_dir: Path,
+    library_dir: Path,
+    library: Path,
+    api_server: str,
+    token_file: Path | None,
+    ca_file: Path | None,
+    kubelet_plugins: Path,
+    pod_resources: Path,
+    device_root: Path,
+    driver_dir: tuple[Path, ...],
+    driver_inside: Path,
+    listen: str,
+    catalogue: tuple[Path, ...],
+    contexts: int,
+    context_mib: int | None,
+    tolerance_mib: int,
+    on_bypass: str,
+    look_s: float,
+    upkeep_s: float,
+) -> None:
+    """Share the cards of this node among the containers of Kubernetes, until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    host, _colon, port = listen.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > _HIGHEST_PORT:
+        raise click.BadParameter(_("{value} is no address with a port.", value=listen), param_hint="--listen")
+    settings = Settings(
+        state=state_dir,
+        library_folder=library_dir,
+        library=library,
+        node=node,
+        api_server=api_server,
+        token_file=token_file or _of_account("token"),
+        ca_file=ca_file or _of_account("ca.crt"),
+        kubelet=Kubelet(kubelet_plugins, pod_resources),
+        device_root=device_root,
+        driver_folders=driver_dir,
+        driver_inside=driver_inside,
+        listen=(host.strip("[]"), int(port)),
+        catalogues=(BUILT_IN, *catalogue),
+        contexts=contexts,
+        context_mib=context_mib,
+        tolerance_mib=tolerance_mib,
+        end_bypass=on_bypass == "end",
+        look_s=look_s,
+        upkeep_s=upkeep_s,
+    )
+    try:
+        Agent(settings).run()
+    except VgpuError as error:
+        raise Refused(error) from error
+
+
+@command.command("resize")
+@click.argument("pod", metavar="NAMESPACE/POD")
+@click.option("--container", default="main", show_default=True, help="Container of the pod.")
+@click.option("--memory", metavar="SIZE", help="Its memory of all its cards together, such as 8GiB.")
+@click.option("--limit", type=int, help="Cap of its compute while others are idle, in hundredths of a card.")
+@click.option("--weight", type=int, help="Its part of the idle time.")
+@click.option("--state-dir", type=FOLDER, default=STATE_FOLDER, show_default=True, help="Folder of the node agent.")
+def resize(pod: str, container: str, memory: str | None, limit: int | None, weight: int | None, state_dir: Path) -> None:
+    """Change what a running container may use of its cards. For root on the node; what is not given stays."""
+    namespace, _slash, name = pod.partition("/")
+    if not _POD.fullmatch(pod):
+        raise click.BadParameter(_("{value} is no pod; write it as namespace/name.", value=pod), param_hint="NAMESPACE/POD")
+    try:
+        fields = {
+            key: value
+            for key, value in (
+                ("memory_mib", parse_memory(memory) if memory is not None else None),
+                ("limit_centi_cards", limit),
+                ("weight", weight),
+            )
+            if value is not None
+        }
+        found = ask(state_dir / SOCKET, namespace, name, container, fields)
+    except VgpuError as error:
+        raise Refused(error) from error
+    print_table(
+        [_("Card"), _("Share"), _("Limit"), _("Memory")],
+        (
+            [
+                card["card"],
+                f"{card['centi_cards'] / 100:.2f}",
+                f"{card['limit_centi_cards'] / 100:.2f}",
+                _gib(card["memory_mib"]),
+            ]
+            for card in found["cards"]
+        ),
+        right=(1, 2, 3),
+        empty="",
+    )
+
+
 @command.command("simulate", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--cards", required=True, metavar="NxMODEL", help="Cards to simulate, such as 2xA100-80G.")
 @click.option("--memory", metavar="SIZE", help="Give the program a slice of so much memory of each card, such as 8GiB.")
@@ -90,6 +282,12 @@ def simulate(cards: str, memory: str | None, program: tuple[str, ...]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     # A program that a signal ended: what a shell says.
     sys.exit(status if status >= 0 else 128 - status)
+
+
+def _of_account(name: str) -> Path | None:
+    """Return a file of the pod's service account, None outside of a pod."""
+    path = SERVICE_ACCOUNT / name
+    return path if path.exists() else None
 
 
 def _cells(line: ContainerCard) -> list[str]:

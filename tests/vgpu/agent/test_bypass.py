@@ -1,0 +1,132 @@
+"""Programs that go around the library are found, said, and ended if the operator wants; honest ones never are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tessera_vgpu.layout import UsagePageBytes
+from tests.vgpu.agent.conftest import MIB, Node, eventually
+from tests.vgpu.interposer.conftest import answer
+
+pytestmark = pytest.mark.root
+OPEN = 'exec 3<>"$0"; echo ready; read line'
+
+
+def edit(path: Path, change: Callable[[UsagePageBytes], None]) -> None:
+    """Change a page as its container can."""
+    page = UsagePageBytes.from_buffer_copy(path.read_bytes())
+    change(page)
+    with path.open("r+b") as file:
+        file.write(bytes(page))
+
+
+def test_a_program_without_the_library_is_known_within_two_seconds(make_node: Callable[..., Node]) -> None:
+    node = make_node("--look-s", "0.5")
+    node.start()
+    container = node.run("train", 30, "1024")
+    thief = container.worker(library=False)
+    assert answer(thief, "alloc 2000") == "0"
+    seconds = eventually(lambda: {"hidden_memory", "no_library", "over_limit"} <= node.remarks(container), "the finding")
+    assert seconds < 2
+    assert node.metrics()["tessera_vgpu_bypasses_total", "hidden_memory"] == 1
+    # The person sees it among the pod's events, the operator in the log.
+    eventually(lambda: len(node.api.events) == 3, "the events")
+    assert {event["involvedObject"]["uid"] for event in node.api.events} == {"uid-train"}
+    assert "goes around the limits of its slice" in node.api.events[0]["message"]
+    assert "main of lab/train goes around its limits" in node.log.read_text()
+    # It is reported and nothing more, once and as long as it lasts.
+    assert thief.poll() is None
+    assert answer(thief, "free") == "0"
+    eventually(lambda: "over_limit" not in node.remarks(container), "less memory")
+    thief.kill()
+    eventually(lambda: node.remarks(container) == set(), "its end")
+    assert node.metrics()["tessera_vgpu_bypasses_total", "hidden_memory"] == 1
+
+
+def test_a_program_with_a_card_open_and_no_library_is_found_before_it_has_memory(node: Node) -> None:
+    container = node.run("train", 30, "1024")
+    device = next(path for path in (container.folder / "dev").iterdir() if path.name in {"nvidia0", "nvidia1"})
+    container.start(["sh", "-c", OPEN, str(device)], library=False)
+    eventually(lambda: node.remarks(container) == {"no_library"}, "the finding")
+
+
+def test_with_the_library_an_open_card_is_nothing_to_report(node: Node) -> None:
+    container = node.run("train", 30, "1024")
+    device = next(path for path in (container.folder / "dev").iterdir() if path.name in {"nvidia0", "nvidia1"})
+    container.start(["sh", "-c", OPEN, str(device)])
+    container.worker()
+    begin = node.metrics()["tessera_vgpu_last_look_timestamp_seconds",]
+    eventually(lambda: node.metrics()["tessera_vgpu_last_look_timestamp_seconds",] > begin + 4, "many looks")
+    assert node.remarks(container) == set()
+
+
+def test_a_book_that_is_written_over_hides_nothing(node: Node) -> None:
+    container = node.run("train", 30, "4096")
+    worker = container.worker()
+    assert answer(worker, "alloc 2000") == "0"
+
+    def empty(page: UsagePageBytes) -> None:
+        page.cards[0].reserved_bytes = 0
+        for slot in page.slots:
+            slot.ledger[0].bytes = 0
+
+    edit(container.folder / "usage", empty)
+    eventually(lambda: node.remarks(container) == {"hidden_memory"}, "the finding")
+
+
+def test_a_book_that_says_too_much_does_not_hide_what_is_beyond_the_limit(node: Node) -> None:
+    container = node.run("train", 30, "1024")
+    worker = container.worker()
+    assert answer(worker, "alloc 1000") == "0"
+    # The program gives the library wrong books to have room, and the agent books that would explain it.
+    edit(container.folder / "usage", lambda page: setattr(page.cards[0], "reserved_bytes", 0))
+    assert answer(worker, "alloc 1000") == "0"
+    eventually(lambda: "over_limit" in node.remarks(container), "the finding")
+
+
+def test_what_goes_around_is_ended_if_the_operator_wants_and_nothing_else(make_node: Callable[..., Node]) -> None:
+    node = make_node("--on-bypass", "end")
+    node.start()
+    container, other = node.run("train", 30, "1024"), node.run("other", 30, "1024")
+    honest, neighbour, thief = container.worker(), other.worker(), container.worker(library=False)
+    assert [answer(one, "alloc 500") for one in (honest, neighbour, thief)] == ["0", "0", "0"]
+    eventually(lambda: thief.poll() is not None, "its end")
+    assert thief.returncode == -9
+    assert [answer(one, "alloc 100") for one in (honest, neighbour)] == ["0", "0"]
+    assert node.remarks(other) == set()
+
+
+def test_honest_programs_that_allocate_and_free_all_the_time_are_never_found(make_node: Callable[..., Node]) -> None:
+    # A tolerance of nothing and looks without a pause: what is found between two readings would show here.
+    node = make_node("--tolerance-mib", "0", "--look-s", "0.01")
+    node.start()
+    container = node.run("train", 60, "4096")
+    programs = [container.start([str(node.programs["worker"]), "torture", str(i), "2", "0", "1024", "1"]) for i in range(2)]
+    begin = time.monotonic()
+    while time.monotonic() < begin + 8:
+        assert sum(v for k, v in node.metrics().items() if k[0] == "tessera_vgpu_bypasses_total") == 0, node.log.read_text()
+    assert [program.poll() for program in programs] == [None, None]
+    assert node.uses("memory_driver_bytes", container) > 318 * MIB
+
+
+def test_less_memory_than_is_in_use_is_no_bypass_and_nobody_elses_before_it_is_given_back(node: Node) -> None:
+    container = node.run("train", 50, "60000")
+    worker = container.worker()
+    assert answer(worker, "alloc 50000") == "0"
+    assert node.resize("train", memory_mib=10_000).status_code == 200
+    assert answer(worker, "alloc 1") == "2"
+    (slice_,) = node.slices()
+    assert (slice_["cards"][0]["memory_mib"], slice_["cards"][0]["still_held_mib"]) == (10_000, 60_000)
+    card = container.limits().cards[0].uuid
+    assert node.metrics()["tessera_vgpu_card_given_memory_bytes", card, "A100-80G"] == 60_000 * MIB
+    begin = node.metrics()["tessera_vgpu_last_look_timestamp_seconds",]
+    eventually(lambda: node.metrics()["tessera_vgpu_last_look_timestamp_seconds",] > begin + 2, "some looks")
+    assert node.remarks(container) == set()
+    assert answer(worker, "free") == "0"
+    eventually(lambda: node.slices()[0]["cards"][0]["still_held_mib"] == 0, "the room")
+    eventually(lambda: node.metrics()["tessera_vgpu_card_given_memory_bytes", card, "A100-80G"] == 10_000 * MIB, "the books")
+    assert answer(worker, "alloc 9000") == "0"

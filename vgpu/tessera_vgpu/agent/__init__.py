@@ -1,0 +1,1 @@
+"""The node agent's process: ``tessera vgpu agent``. Start reading at :mod:`~tessera_vgpu.agent.process`."""
