@@ -135,6 +135,7 @@ class Node:
         self.state = folder / "state"
         self.options = options
         self.containers: list[Container] = []
+        self._admitted: dict[str, tuple[list[str], Any]] = {}
         self.log = folder / "log"
         self.agent: subprocess.Popen[bytes] | None = None
 
@@ -149,7 +150,7 @@ class Node:
     def spawn(self, **variables: str) -> subprocess.Popen[bytes]:
         """Start the agent without waiting for it."""
         self.log.write_text("")
-        environment = self.machine.environment() | {"PYTHONPATH": "hub:vgpu:billing"} | variables
+        environment = self.machine.environment() | variables
         with self.log.open("w") as log:
             self.agent = subprocess.Popen(self.command(), env=environment, stderr=log)
         return self.agent
@@ -179,11 +180,18 @@ class Node:
         self.agent.send_signal(signal.SIGTERM)
         return self.agent.wait(SECONDS)
 
-    def run(self, name: str, count: int, memory: str | None = None, **annotations: str) -> Container:
+    def run(self, name: str, count: int, memory: str | None = None, ids: Sequence[str] = (), **annotations: str) -> Container:
         """Bring a pod with one container so far that it runs."""
         pod = self.api.add(name, memory, **annotations)
-        ids, made = self.kubelet.admit(pod, "main", count)
+        ids, made = self.kubelet.admit(pod, "main", count, ids)
+        self._admitted[name] = (ids, made)
+        return self.again(name)
+
+    def again(self, name: str) -> Container:
+        """Start the container of a pod that the kubelet has admitted."""
+        ids, made = self._admitted[name]
         self.kubelet.pre_start(ids)
+        pod = self.api.pods[f"uid-{name}"]
         identity = f"{len(self.containers):064x}"
         pod["status"] = {"phase": "Running", "containerStatuses": [{"name": "main", "containerID": f"containerd://{identity}"}]}
         group = self.groups / f"pod{pod['metadata']['uid']}" / identity
@@ -191,6 +199,17 @@ class Node:
         container = Container(self, pod, ids, made, group)
         self.containers.append(container)
         return container
+
+    def delete(self, name: str) -> None:
+        """Delete a pod, which the kubelet forgets."""
+        uid = self.api.pods.pop(f"uid-{name}")["metadata"]["uid"]
+        self.kubelet.entries = [entry for entry in self.kubelet.entries if entry["PodUID"] != uid]
+        self.kubelet.listed.pop(("lab", name), None)
+        self.kubelet.write_books()
+
+    def admitted(self, name: str) -> bool:
+        """Whether the kubelet has got devices for a pod."""
+        return name in self._admitted
 
     def metrics(self) -> dict[tuple[str, ...], float]:
         """Return what a scrape gives: name and values of labels, in the order of their names → value."""
