@@ -221,3 +221,37 @@ while True:
         )
         assert sorted(row[:3] for row in layout) == [["1g.10gb", 6, True], ["4g.40gb", 0, True]]
         assert len(set(uuids.values())) == 2
+
+
+@simulated
+def test_an_operator_lays_a_card_out_by_command(make_card: Callable[..., Card]) -> None:
+    card = make_card("H100-80G,T4-16G")
+
+    def tessera(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tessera_hub.cli", "vgpu", "partition", *arguments]
+        return subprocess.run(
+            command, env=card.environment | {"LANG": "C"}, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    assert "no partitions" in tessera("0").stdout
+    filled = json.loads(tessera("0", "1g.20gb", "--fill", "--json").stdout)
+    assert [(row["profile"], row["start"]) for row in filled] == [("1g.20gb", start) for start in (0, 2, 4, 6)]
+    holder = card.start("worker", "hold", 100, CUDA_VISIBLE_DEVICES=filled[0]["uuid"])
+    busy = tessera("0", "7g.80gb")
+    assert (busy.returncode, "in use" in busy.stderr) == (2, True)
+    assert json.loads(tessera("0", "--json").stdout)[1:] == filled[1:], "nothing was changed"
+    holder.kill()
+    holder.wait()
+    mixed = json.loads(tessera("0", "1g.10gb", "2g.20gb", "3g.40gb", "--json").stdout)
+    assert sorted(row["profile"] for row in mixed) == ["1g.10gb", "2g.20gb", "3g.40gb"]
+    assert tessera("0", "--off").returncode == 0
+    for wrong in (
+        ("0", "9g.90gb"),
+        ("0", "7g.80gb", "1g.10gb"),
+        ("7",),
+        ("1", "1g.10gb"),
+        ("0", "--fill"),
+        ("0", "1g.10gb", "--off"),
+    ):
+        told = tessera(*wrong)
+        assert (told.returncode, "Traceback" in told.stderr) == (2, False), (wrong, told.stderr)

@@ -26,6 +26,7 @@ from tessera_vgpu.status import STATE_FOLDER, ContainerCard, read_status
 from tessera_vgpu.trial import parse_memory, slice_environment
 
 from .output import ExitCode, print_json, print_table
+from .partition import partition
 
 _MIB_PER_GIB: Final = 1024
 _HIGHEST_PORT: Final = 65535
@@ -72,6 +73,7 @@ def status(state_dir: Path, as_json: bool) -> None:
             _("Limit"),
             _("Memory"),
             _("Reserved"),
+            _("Driver"),
             _("Device time"),
             _("Waited"),
             _("Throttled"),
@@ -79,7 +81,7 @@ def status(state_dir: Path, as_json: bool) -> None:
             _("Remarks"),
         ],
         (_cells(line) for line in found),
-        right=(3, 4, 5, 6, 7, 8, 9, 10),
+        right=(3, 4, 5, 6, 7, 8, 9, 10, 11),
         empty=_("No container has a slice of a card on this node."),
     )
 
@@ -299,6 +301,7 @@ def _cells(line: ContainerCard) -> list[str]:
         f"{line.limit_centi_cards / 100:.2f}",
         _gib(line.memory_mib),
         _gib(line.reserved_mib),
+        _gib(line.driver_mib) if line.driver_mib is not None else "",
         f"{line.device_time_s:.1f} s",
         f"{line.waiting_s:.1f} s",
         f"{line.throttled_s:.1f} s",
@@ -309,3 +312,6 @@ def _cells(line: ContainerCard) -> list[str]:
 
 def _gib(memory_mib: int) -> str:
     return f"{memory_mib / _MIB_PER_GIB:.2f} GiB"
+
+
+command.add_command(partition)
