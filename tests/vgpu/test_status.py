@@ -61,6 +61,7 @@ def test_it_shows_who_has_what_and_who_takes_more(state: Path) -> None:
             "limit_centi_cards": 60,
             "memory_mib": 8192,
             "reserved_mib": 9216,
+            "driver_mib": None,
             "device_time_s": 12.5,
             "waiting_s": 0.0,
             "throttled_s": 0.0,

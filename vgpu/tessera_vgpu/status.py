@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tessera_vgpu.agent.view import Seen, read_seen
 from tessera_vgpu.bindings import Slot, decode
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.pages import read_usage
@@ -16,7 +18,12 @@ STATE_FOLDER: Final = Path("/run/tessera-vgpu")
 
 @dataclass(frozen=True, slots=True)
 class ContainerCard:
-    """A container's part of one card. Times are seconds of all its processes; ``remarks`` are what its page cannot mean."""
+    """A container's part of one card. Times are seconds of all its processes.
+
+    Attributes:
+        driver_mib: what the driver says that its processes have, contexts included; None where no agent has looked lately.
+        remarks: what its page cannot mean, and how the agent found it to go around its limits.
+    """
 
     namespace: str
     pod: str
@@ -26,6 +33,7 @@ class ContainerCard:
     limit_centi_cards: int
     memory_mib: int
     reserved_mib: int
+    driver_mib: int | None
     device_time_s: float
     waiting_s: float
     throttled_s: float
@@ -49,11 +57,12 @@ def read_status(folder: Path = STATE_FOLDER) -> list[ContainerCard]:
             folder=folder,
             reason=error,
         ) from error
-    found = [line for slot in slots for line in _lines(folder, slot)]
+    seen = read_seen(folder, time.time())
+    found = [line for slot in slots for line in _lines(folder, slot, seen)]
     return sorted(found, key=lambda line: (line.card, line.namespace, line.pod, line.container))
 
 
-def _lines(folder: Path, slot: Slot) -> list[ContainerCard]:
+def _lines(folder: Path, slot: Slot, seen: Seen) -> list[ContainerCard]:
     if slot.binding is None:
         return []
     usage = read_usage(folder / "slots" / slot.nonce / "usage", len(slot.binding.shares))
@@ -72,11 +81,12 @@ def _lines(folder: Path, slot: Slot) -> list[ContainerCard]:
                 card.compute_limit_centi,
                 share.memory_mib,
                 -(-reserved // (1 << 20)),
+                -(-driver // (1 << 20)) if (driver := seen.driver_bytes.get((slot.nonce, share.uuid))) is not None else None,
                 total.device_time_ns / 1e9,
                 total.waiting_ns / 1e9,
                 total.throttled_ns / 1e9,
                 len(usage.processes),
-                (*usage.anomalies, *over),
+                tuple(dict.fromkeys((*usage.anomalies, *over, *seen.findings.get((slot.nonce, share.uuid), ())))),
             )
         )
     return lines

@@ -59,10 +59,10 @@ def test_before_each_change_of_a_file(make_node: Callable[..., Node]) -> None:
         agent = begin(node, number)
         with suppress(grpc.RpcError, httpx.HTTPError):
             live(node, name, agent)
-        finished = agent.poll() is None
+            finished = agent.poll() is None
         if finished:
             node.kill()
-        assert agent.wait() == -9
+        assert agent.wait(20) == -9
         # Nobody is there now, and what runs goes on within its limits.
         assert answer(worker, "info").split()[1] == "1024"
         assert kept.limits().cards[0].memory_limit_bytes == 1024 * MIB

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tessera_vgpu.agent.meters import Times
 from tessera_vgpu.bindings import Owner
@@ -89,11 +89,19 @@ class View:
     counts: Mapping[Bypass, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an agent left for ``tessera vgpu status``, by promise and card: kinds of findings, and the driver's word."""
+
+    findings: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    driver_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
 def write_seen(folder: Path, view: View) -> None:
-    """Leave for ``tessera vgpu status`` what the agent sees; it is read without the agent."""
+    """Leave what the agent sees for who reads it without the agent."""
     content = {
         "unix_s": view.unix_s,
-        "findings": [asdict(finding) for finding in view.findings],
+        "findings": [[finding.nonce, finding.card, finding.kind.value] for finding in view.findings],
         "driver_bytes": [[use.nonce, use.card, use.driver_bytes] for use in view.containers],
     }
     temporary = folder / f".{FILE}"
@@ -103,10 +111,15 @@ def write_seen(folder: Path, view: View) -> None:
     temporary.replace(folder / FILE)
 
 
-def read_seen(folder: Path, now_unix_s: float, most_age_s: float = 60.0) -> Mapping[str, Any]:
+def read_seen(folder: Path, now_unix_s: float, most_age_s: float = 60.0) -> Seen:
     """Return what an agent left, or nothing where that is older: an agent that is away has not looked."""
     try:
-        found: Mapping[str, Any] = json.loads((folder / FILE).read_bytes())
+        found = json.loads((folder / FILE).read_bytes())
     except (OSError, ValueError):
-        return {}
-    return found if now_unix_s - found["unix_s"] <= most_age_s else {}
+        return Seen()
+    if now_unix_s - found["unix_s"] > most_age_s:
+        return Seen()
+    findings: dict[tuple[str, str], tuple[str, ...]] = {}
+    for nonce, card, kind in found["findings"]:
+        findings[nonce, card] = (*findings.get((nonce, card), ()), kind)
+    return Seen(findings, {(nonce, card): amount for nonce, card, amount in found["driver_bytes"]})
