@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tessera_vgpu.agent.metrics import Metrics
 from tessera_vgpu.agent.nodes import SHARED
+from tessera_vgpu.agent.view import View
 from tests.vgpu.agent.conftest import MIB, Node, eventually
 from tests.vgpu.interposer.conftest import answer
 
@@ -61,6 +64,13 @@ def test_metrics_and_the_page_show_what_driver_and_container_say(node: Node) -> 
     assert f"lab/train/main {card} share_cards=0.3 limit_cards=0.6" in page.text
     assert httpx.get(f"{node.url}/healthz").text == "ok\n"
     assert httpx.get(f"{node.url}/other").status_code == 404
+
+
+def test_the_reference_names_every_metric_and_no_other() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "vgpu.md").read_text("utf-8")
+    families = Metrics(View).collect()
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    assert set(re.findall(r"`(tessera_vgpu_[a-z_]+)`", page)) == names
 
 
 def test_what_others_have_of_a_card_is_shown_apart(node: Node) -> None:
