@@ -77,7 +77,7 @@ class Two:
         honest.cards[0].reserved_bytes = 5 * MIB
         honest.slots[0].generation, honest.slots[0].pid, honest.slots[0].ledger[0].bytes = 1, 9, 5 * MIB
         usage["honest"].write_bytes(bytes(honest))
-        sources = Sources(self.store, Driver(), ())
+        sources = Sources(self.store, Driver())
         self.watch = Watch(
             sources, CARDS, frozenset, frozenset, dict, Rules(contexts), lambda *_finding: pytest.fail("nobody is here")
         )

@@ -89,6 +89,27 @@ def test_what_others_have_of_a_card_is_shown_apart(node: Node) -> None:
     eventually(lambda: node.metrics()[key] == 0, "its end")
 
 
+def test_an_agent_that_starts_on_full_cards_knows_what_a_context_costs(node: Node) -> None:
+    assert node.stop() == 0
+    hogs = [
+        subprocess.Popen(
+            [str(node.programs["worker"]), "hold", str(81920 - 640 - CONTEXT_MIB)],
+            env=node.machine.environment() | {"CUDA_VISIBLE_DEVICES": uuid},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for uuid in node.machine.uuids
+    ]
+    for hog in hogs:
+        answer(hog, None, "ready")
+    node.start()
+    assert node.run("train", 30).limits().cards[0].context_bytes == CONTEXT_MIB * MIB
+    for hog in hogs:
+        hog.kill()
+        hog.communicate()
+
+
 def test_a_deleted_pod_gives_its_slice_back(node: Node) -> None:
     container = node.run("train", 100, None)
     folder = container.folder

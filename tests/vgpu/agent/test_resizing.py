@@ -22,7 +22,7 @@ with socket.socket(socket.AF_UNIX) as client:
     client.connect(sys.argv[1])
     client.sendall(b"PATCH /slices/lab/train/main HTTP/1.1\\r\\nContent-Length: 20\\r\\n\\r\\n")
     client.sendall(b'{"memory_mib": 4000}')
-    print(client.recv(4096).decode())
+    print(b"".join(iter(lambda: client.recv(4096), b"")).decode())
 """
 
 

@@ -6,15 +6,43 @@ Run as a program it makes a context on the card whose UUID is its argument, says
 from __future__ import annotations
 
 import ctypes
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from tessera_vgpu.agent.driver import Driver
 from tessera_vgpu.errors import VgpuError
 
+CALIBRATION: Final = "contexts.json"
 _MOST_S: Final = 60.0
+
+
+def measured(driver: Driver, cards: Mapping[str, str], file: Path) -> dict[str, int]:
+    """Return the bytes of a context by name of card; *cards* has a card of each.
+
+    What was measured with the same driver is read from *file*: an agent that starts anew may find no room for its own context.
+
+    Raises:
+        VgpuError: ``calibration.failed``, ``driver.unavailable``.
+    """
+    version = driver.version()
+    try:
+        known = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        known = {}
+    of_driver: dict[str, int] = known.get(version, {})
+    for name, uuid in cards.items():
+        if name not in of_driver:
+            of_driver[name] = context_bytes(driver, uuid)
+            file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            temporary = file.with_name(f".{file.name}")
+            temporary.write_text(json.dumps({version: of_driver}), "utf-8")
+            temporary.replace(file)
+    return {name: of_driver[name] for name in cards}
 
 
 def context_bytes(driver: Driver, uuid: str) -> int:

@@ -61,6 +61,20 @@ class Driver:
         with self._lock:
             self._shut()
 
+    def version(self) -> str:
+        """Return the driver's release, such as ``580.95.05``.
+
+        Raises:
+            VgpuError: ``driver.unavailable``.
+        """
+        with self._lock:
+            self._begin()
+            try:
+                return str(pynvml.nvmlSystemGetDriverVersion())
+            except pynvml.NVMLError as error:
+                self._shut()
+                raise _unavailable(error) from error
+
     def cards(self) -> list[DriverCard]:
         """Return the cards that answer; one that has fallen off the bus is not among them.
 

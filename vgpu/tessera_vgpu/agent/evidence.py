@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
 
 from tessera_vgpu.agent import processes
 from tessera_vgpu.agent.driver import Driver
@@ -13,8 +12,6 @@ from tessera_vgpu.bindings import Binding, Slot
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.pages import Usage, read_usage
 from tessera_vgpu.slots import SlotStore
-
-_NOTHING: Final[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +58,39 @@ class Evidence:
 
     Attributes:
         opened: tenants without a context, as far as the driver says, that have a card's node open.
-        other_bytes: card → what processes that are no tenants have there.
-        failure: why the driver was not asked; then there are no contexts.
+        other_bytes: card → what processes that are no tenants have there; the cards that the driver has told about.
+        failure: why it did not tell about the others.
     """
 
     holdings: tuple[Holding, ...]
     contexts: tuple[Context, ...] = ()
     opened: tuple[Tenant, ...] = ()
-    other_bytes: Mapping[str, int] | None = None
+    other_bytes: Mapping[str, int] = field(default_factory=dict)
     failure: VgpuError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where evidence comes from. ``cards`` are the UUIDs to ask the driver for."""
+    """Where evidence comes from."""
 
     store: SlotStore
     driver: Driver
-    cards: Sequence[str]
 
 
-def collect(sources: Sources, library: frozenset[int], names: Mapping[str, str], others: Collection[int] | None) -> Evidence:
+def collect(
+    sources: Sources, cards: Iterable[str], library: frozenset[int], names: Mapping[str, str], others: Collection[int] | None
+) -> Evidence:
     """Look at the node.
 
     Args:
+        cards: those to ask the driver for, by UUID.
         library: inodes of the library's files.
         names: container id → name.
         others: processes to look at besides those that the driver knows; None: all of pods.
     """
     bound = [(slot, slot.binding) for slot in sources.store.slots() if slot.binding is not None]
     before = {slot.nonce: _usage(sources.store, slot, binding) for slot, binding in bound}
-    on_cards, failure = _ask(sources)
+    on_cards, failure = _ask(sources.driver, cards)
     holdings = tuple(
         Holding(slot.nonce, binding, before[slot.nonce], _usage(sources.store, slot, binding)) for slot, binding in bound
     )
@@ -108,7 +107,7 @@ def collect(sources: Sources, library: frozenset[int], names: Mapping[str, str],
 
     with_context = {pid: tenant(pid) for of_card in on_cards.values() for pid in of_card}
     contexts: list[Context] = []
-    rest = dict.fromkeys(sources.cards, 0)
+    rest = dict.fromkeys(on_cards, 0)
     for card, of_card in on_cards.items():
         for pid, amount in of_card.items():
             who = with_context[pid]
@@ -116,19 +115,17 @@ def collect(sources: Sources, library: frozenset[int], names: Mapping[str, str],
                 rest[card] += amount or 0
             else:
                 contexts.append(Context(who, card, amount))
-    looked: Iterable[int] = _NOTHING
-    if by_pod:
-        looked = processes.of_pods() if others is None else others
+    looked = processes.of_pods(by_pod) if others is None else others
     opened = [tenant(pid) for pid in looked if pid not in with_context and processes.holds_card(pid)]
     return Evidence(holdings, tuple(contexts), tuple(one for one in opened if one is not None), rest, failure)
 
 
-def _ask(sources: Sources) -> tuple[dict[str, dict[int, int | None]], VgpuError | None]:
+def _ask(driver: Driver, cards: Iterable[str]) -> tuple[dict[str, dict[int, int | None]], VgpuError | None]:
     found: dict[str, dict[int, int | None]] = {}
     failure: VgpuError | None = None
-    for card in sources.cards:
+    for card in cards:
         try:
-            found[card] = sources.driver.processes(card)
+            found[card] = driver.processes(card)
         except VgpuError as error:
             failure = error
     return found, failure

@@ -18,7 +18,7 @@ from threading import Event, Thread
 from typing import Any, Final
 
 from tessera_vgpu import catalogue
-from tessera_vgpu.agent.calibration import context_bytes
+from tessera_vgpu.agent.calibration import CALIBRATION, measured
 from tessera_vgpu.agent.delivery import driver_files, inodes, install
 from tessera_vgpu.agent.driver import Driver, DriverCard
 from tessera_vgpu.agent.evidence import Sources
@@ -154,7 +154,7 @@ class Agent:
         self._server = PluginServer(self._plugin)
         self._findings: SimpleQueue[tuple[Finding, Owner]] = SimpleQueue()
         self._watch = Watch(
-            Sources(self._store, self._driver, [card.uuid for card in self._cards]),
+            Sources(self._store, self._driver),
             self._cards,
             lambda: self._healthy,
             lambda: inodes(settings.library_folder),
@@ -202,13 +202,15 @@ class Agent:
             raise self._failed
 
     def _contexts(self, found: list[DriverCard], models: catalogue.Catalogue) -> Contexts:
-        """Return what contexts cost, measured once for each model where the operator gave no number."""
+        """Return what contexts cost, measured where the operator gave no number."""
+        names = {card.name: card.uuid for card in found if not card.partitioned and models.recognise(card.name) is not None}
         given = self._settings.context_mib
-        of_name: dict[str, int] = {}
-        for card in found:
-            if card.name not in of_name and not card.partitioned and models.recognise(card.name) is not None:
-                of_name[card.name] = given * _BYTES_PER_MIB if given is not None else context_bytes(self._driver, card.uuid)
-                LOG.info("a context on a %s costs %d MiB", card.name, of_name[card.name] // _BYTES_PER_MIB)
+        if given is not None:
+            of_name = dict.fromkeys(names, given * _BYTES_PER_MIB)
+        else:
+            of_name = measured(self._driver, names, self._settings.library_folder / CALIBRATION)
+        for name, amount in of_name.items():
+            LOG.info("a context on a %s costs %d MiB", name, amount // _BYTES_PER_MIB)
         return Contexts(self._settings.contexts, {card.uuid: of_name.get(card.name, 0) for card in found})
 
     def _loop(self, seconds: float, step: Callable[[], None]) -> None:

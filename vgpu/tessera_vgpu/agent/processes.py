@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -85,11 +85,16 @@ def start_ticks(pid: int) -> int | None:
         return None
 
 
-def of_pods() -> Iterator[int]:
-    """Return the numbers of all processes of pods."""
+def of_pods(uids: Collection[str]) -> Iterator[int]:
+    """Return the numbers of the processes of these pods."""
+    if not uids:
+        return
     with os.scandir(PROC) as entries:
         numbers = [int(entry.name) for entry in entries if entry.name.isascii() and entry.name.isdigit()]
-    return (pid for pid in numbers if of_pod(pid) is not None)
+    for pid in numbers:
+        whose = of_pod(pid)
+        if whose is not None and whose[0] in uids:
+            yield pid
 
 
 def holds_card(pid: int) -> bool:

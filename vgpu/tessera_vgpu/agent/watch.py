@@ -23,10 +23,12 @@ from tessera_vgpu.cards import Card
 
 LOG: Final = logging.getLogger(__name__)
 LOOKS: Final = 3
+QUIET_S: Final = 60.0
+"""The same of one container on one card is told once in this time; the counters count all."""
 _BYTES_PER_MIB: Final = 1 << 20
 
 Report = Callable[[Finding, Owner], None]
-"""Told once of each finding."""
+"""Told of findings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Watch:
 
     Args:
         cards: all cards of the node that there were at the start, idle.
-        healthy: UUIDs of those that answer.
+        healthy: UUIDs of those that answer; the driver is asked for these only.
         library: inodes of the library's files.
         names: container id → name, as the API server has it.
     """
@@ -68,6 +70,7 @@ class Watch:
         self._sources, self._cards, self._healthy = sources, cards, healthy
         self._library, self._names, self._rules, self._report = library, names, rules, report
         self._suspected: dict[Finding, int] = {}
+        self._told: dict[tuple[Bypass, str, str], float] = {}
         self._meters: dict[tuple[str, str], Meter] = {}
         self._counts = dict.fromkeys(Bypass, 0)
         self._looked_s = time.monotonic()
@@ -83,12 +86,11 @@ class Watch:
             VgpuError: ``driver.unavailable``; the rest was done all the same.
         """
         others = None if thorough else {finding.pid for finding in self._suspected if finding.kind is Bypass.NO_LIBRARY}
-        evidence = collect(self._sources, self._library(), self._names(), others)
+        evidence = collect(self._sources, self._healthy(), self._library(), self._names(), others)
         tolerance = self._rules.tolerance_mib * _BYTES_PER_MIB
         judged = judge(evidence, self._rules.contexts, tolerance)
         confirmed = self._confirm(evidence, judged)
-        if evidence.failure is None:
-            self._settle(evidence, tolerance)
+        self._settle(evidence, tolerance)
         self.view = self._see(evidence, confirmed)
         self._looked_s = time.monotonic()
         if evidence.failure is not None:
@@ -105,21 +107,28 @@ class Watch:
         self._suspected = {finding: before.get(finding, 0) + 1 for finding in judged}
         for finding, looks in self._suspected.items():
             if looks == LOOKS:
-                owner = owners[finding.nonce]
-                LOG.warning("%s of %s/%s goes around its limits: %s", owner.container, owner.namespace, owner.pod, finding)
                 self._counts[finding.kind] += 1
-                self._report(finding, owner)
+                self._tell(finding, owners[finding.nonce])
             if looks >= LOOKS and self._rules.end:
                 for process in judged[finding]:
                     if processes.end(process):
                         LOG.warning("ended process %d for %s", process.pid, finding.kind)
         return [finding for finding, looks in self._suspected.items() if looks >= LOOKS]
 
+    def _tell(self, finding: Finding, owner: Owner) -> None:
+        """Report a finding, but not for every one of a thousand processes that a container may start."""
+        now, key = time.monotonic(), (finding.kind, finding.nonce, finding.card)
+        self._told = {known: at for known, at in self._told.items() if now - at < QUIET_S}
+        if key not in self._told:
+            self._told[key] = now
+            LOG.warning("%s of %s/%s goes around its limits: %s", owner.container, owner.namespace, owner.pod, finding)
+            self._report(finding, owner)
+
     def _settle(self, evidence: Evidence, tolerance: int) -> None:
         """Free what a slice may still have had from before it was made less, once driver and page agree that it has not."""
         for holding in evidence.holdings:
             for index, share in enumerate(holding.binding.shares):
-                if share.still_held_mib:
+                if share.still_held_mib and share.uuid in evidence.other_bytes:
                     each = self._rules.contexts.bytes_of.get(share.uuid, 0) + tolerance
                     used = [c.bytes or 0 for c in evidence.contexts if c.tenant.holding is holding and c.card == share.uuid]
                     limit = share.memory_mib * _BYTES_PER_MIB
@@ -144,7 +153,6 @@ class Watch:
         self._meters = {key: meter for key, meter in self._meters.items() if key in living}
         taken = held(holding.binding for holding in evidence.holdings)
         healthy = self._healthy()
-        others = evidence.other_bytes or {}
         cards = [
             CardUse(
                 card.uuid,
@@ -153,7 +161,7 @@ class Watch:
                 taken[card.uuid].centi_cards if card.uuid in taken else 0,
                 taken[card.uuid].memory_mib if card.uuid in taken else 0,
                 on_card.get(card.uuid, 0),
-                others.get(card.uuid, 0),
+                evidence.other_bytes.get(card.uuid, 0),
                 card.uuid in healthy,
             )
             for card in self._cards
