@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from tessera_vgpu.errors import VgpuError
+from tessera_vgpu.inside import PAGES_VARIABLE
 from tessera_vgpu.pages import CardLimits, Limits, create_limits, create_usage
 from tessera_vgpu.simulate import VGPU, Machine
 
 LIBRARY: Final = VGPU / "build" / "interposer" / "libtessera_vgpu_trial.so"
-PAGES_VARIABLE: Final = "TESSERA_TRIAL_PAGES"
 _SIZE: Final = re.compile(r"(\d+)(MiB|GiB)")
 _MIB: Final = 1 << 20
 _MIB_PER_GIB: Final = 1024

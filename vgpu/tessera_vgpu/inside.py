@@ -1,0 +1,182 @@
+"""A slice as its own container sees it: what it may use, what it uses, and a test that it cannot have more."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tessera_vgpu.errors import VgpuError
+from tessera_vgpu.pages import read_limits, read_usage
+
+IN_CONTAINER: Final = Path("/run/tessera")
+"""Where a container finds its pages."""
+PAGES_VARIABLE: Final = "TESSERA_TRIAL_PAGES"
+"""Where a program in a slice of simulated cards finds them."""
+_MIB: Final = 1 << 20
+_CHUNK: Final = 64 * _MIB
+_PIECE: Final = 2 * _MIB
+"""What the driver gives at least."""
+_OUT_OF_MEMORY: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SliceCard:
+    """A container's part of one card: compute in hundredths of the card, times in seconds of all its programs so far."""
+
+    uuid: str
+    memory_limit_bytes: int
+    memory_reserved_bytes: int
+    compute_request_centi: int
+    compute_limit_centi: int
+    device_time_s: float
+    throttled_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What this container has, in the order in which its programs see the cards."""
+
+    pod_uid: str
+    container: str
+    most_processes: int
+    cards: tuple[SliceCard, ...]
+
+    def __str__(self) -> str:
+        """Return a line for each card."""
+        return "\n".join(
+            f"{card.uuid}: {card.compute_request_centi / 100:.2f} of a card, up to {card.compute_limit_centi / 100:.2f}; "
+            f"{card.memory_reserved_bytes / _MIB:.0f} of {card.memory_limit_bytes / _MIB:.0f} MiB in use"
+            for card in self.cards
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What happened when a program asked for all the memory of a card and then for more.
+
+    Attributes:
+        granted_bytes: what it got, together with what was in use before.
+        shown_bytes: the card's memory as the driver shows it to the program.
+        refused: whether the next piece was refused as out of memory.
+    """
+
+    card: str
+    limit_bytes: int
+    granted_bytes: int
+    shown_bytes: int
+    refused: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether it got all that it may have, no more, and was refused beyond."""
+        room = self.limit_bytes - self.granted_bytes
+        return self.refused and 0 <= room < _PIECE and self.shown_bytes == self.limit_bytes
+
+    def __str__(self) -> str:
+        """Return the result in a line."""
+        return (
+            f"{'passed' if self.passed else 'FAILED'}: {self.card} has a limit of {self.limit_bytes / _MIB:.0f} MiB, gave "
+            f"{self.granted_bytes / _MIB:.0f} MiB and {'refused' if self.refused else 'DID NOT REFUSE'} more; "
+            f"the driver shows {self.shown_bytes / _MIB:.0f} MiB"
+        )
+
+
+def slice(folder: Path | None = None) -> Slice:  # noqa: A001 - the word of the field
+    """Return what this container has of its cards.
+
+    Args:
+        folder: of the pages; by default where containers, or programs in a slice of simulated cards, have them.
+
+    Raises:
+        VgpuError: ``limits.unreadable``: this is no container with a slice.
+    """
+    where = folder or Path(os.environ.get(PAGES_VARIABLE, str(IN_CONTAINER)))
+    _generation, limits = read_limits(where / "limits")
+    usage = read_usage(where / "usage", len(limits.cards))
+    cards = tuple(
+        SliceCard(
+            card.uuid,
+            card.memory_limit_bytes,
+            usage.reserved_bytes[index],
+            card.compute_request_centi,
+            card.compute_limit_centi,
+            usage.totals[index].device_time_ns / 1e9,
+            usage.totals[index].throttled_ns / 1e9,
+        )
+        for index, card in enumerate(limits.cards)
+    )
+    return Slice(limits.pod_uid, limits.container, limits.most_processes, cards)
+
+
+def self_test(folder: Path | None = None) -> list[SelfTest]:
+    """Try to get more memory than the slice has, on each card, and give all back; programs of yours are refused meanwhile.
+
+    Raises:
+        VgpuError: ``limits.unreadable``; ``inside.driver``, the driver refuses to work.
+    """
+    cuda = _driver()
+    return [_test(cuda, card) for card in slice(folder).cards]
+
+
+def _test(cuda: Any, card: SliceCard) -> SelfTest:
+    device, context = _device(cuda, card.uuid), ctypes.c_void_p()
+    _call(cuda, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    _call(cuda, "cuCtxPushCurrent_v2", context)
+    taken: list[tuple[ctypes.c_uint64, int]] = []
+    try:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        _call(cuda, "cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        before, refused = total.value - free.value, False
+        for size in (_CHUNK, _PIECE):
+            # Far enough beyond the limit nothing more is proved.
+            while before + sum(bytes_ for _address, bytes_ in taken) <= card.memory_limit_bytes + _CHUNK:
+                address = ctypes.c_uint64()
+                if result := cuda.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(size)):
+                    refused = result == _OUT_OF_MEMORY
+                    break
+                taken.append((address, size))
+        granted = before + sum(bytes_ for _address, bytes_ in taken)
+        return SelfTest(card.uuid, card.memory_limit_bytes, granted, total.value, refused)
+    finally:
+        for address, _bytes in taken:
+            cuda.cuMemFree_v2(address)
+        cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
+        cuda.cuDevicePrimaryCtxRelease_v2(device)
+
+
+def _driver() -> Any:
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise _refused("libcuda.so.1", error) from error
+    _call(cuda, "cuInit", 0)
+    return cuda
+
+
+def _device(cuda: Any, uuid: str) -> ctypes.c_int:
+    count, device, found = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    _call(cuda, "cuDeviceGetCount", ctypes.byref(count))
+    for index in range(count.value):
+        _call(cuda, "cuDeviceGet", ctypes.byref(device), index)
+        _call(cuda, "cuDeviceGetUuid_v2", found, device)
+        if bytes(found).hex() == uuid.removeprefix("GPU-").replace("-", ""):
+            return device
+    raise _refused(uuid, "the driver does not show it")
+
+
+def _call(cuda: Any, name: str, *arguments: object) -> None:
+    if result := getattr(cuda, name)(*arguments):
+        raise _refused(name, result)
+
+
+def _refused(what: str, reason: object) -> VgpuError:
+    return VgpuError(
+        "inside.driver",
+        "The driver refuses to work: {what}: {reason}.",
+        "Standard error of this program says more; if it does not, ask who runs the node.",
+        what=what,
+        reason=reason,
+    )
