@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import nbformat
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from tessera_hub.installation import SERVICE_PREFIX
 from tessera_hub.passwords import password_of
+from tests.chromium import browser
 from tests.helm.chart import NAMESPACE, RELEASE, WORKSPACES
 from tests.helm.installed import CLAIMS, NAMESPACES, PERSON, PODS, SECRETS, Installed, until
 from volcano_client import Collection, Kind
 
+__all__ = ["browser"]
 pytestmark = pytest.mark.timeout(900)
 
 COMPONENTS = {"front-door", "hub", "service", "proxy", "postgresql"}
@@ -40,15 +41,6 @@ KINDS = [
 SLEEPER = (
     "import pathlib, time\nprint('began', flush=True)\ntime.sleep({seconds})\npathlib.Path('slept.txt').write_text('well')\n"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium of the system."""
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 def left(installed: Installed) -> list[str]:

@@ -14,11 +14,13 @@ from typing import Any
 import httpx
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.centre import Centre
+from tests.chromium import browser
 from tests.lab.conftest import JUPYTER_TOKEN, LabServer, start_lab
 
+__all__ = ["browser"]
 pytestmark = pytest.mark.browser
 
 PROGRAM = "import time\nfor i in range({steps}):\n    print('step', i, flush=True)\n    time.sleep(0.5)\n"
@@ -39,14 +41,6 @@ def lab(centre: Centre, tmp_path_factory: pytest.TempPathFactory) -> Iterator[La
     with start_lab(folder, centre.hub, centre.service, centre.token, program="jupyterlab") as server:
         server.choose("@jupyterlab/apputils-extension/notification", fetchNews="false", checkForUpdates=False)
         yield server
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -111,9 +105,9 @@ def tasks_of_the_form(lab: LabServer) -> set[str]:
         return {task["id"] for task in alice.get("v1/tasks", params={"q": "job.py", "mine": True}).json()["items"]}
 
 
-def test_views_are_live_and_keep_their_last_state_without_a_kernel(lab: LabServer, chromium: Browser) -> None:
+def test_views_are_live_and_keep_their_last_state_without_a_kernel(lab: LabServer, browser: Browser) -> None:
     write_notebook(lab, "views.ipynb", *SOURCES, steps=8)
-    page = chromium.new_page(viewport={"width": 1200, "height": 1600}, locale="en-GB")
+    page = browser.new_page(viewport={"width": 1200, "height": 1600}, locale="en-GB")
     open_notebook(page, lab, "views.ipynb")
     run_all_cells(page)
     view = page.locator(".tessera-view").first
@@ -145,7 +139,7 @@ def test_views_are_live_and_keep_their_last_state_without_a_kernel(lab: LabServe
     with httpx.Client(base_url=lab.url, headers={"Authorization": f"token {JUPYTER_TOKEN}"}) as jupyter:
         for session in jupyter.get("api/sessions").json():
             jupyter.delete(f"api/sessions/{session['id']}")
-    page = chromium.new_page(viewport={"width": 1200, "height": 1600}, locale="en-GB")
+    page = browser.new_page(viewport={"width": 1200, "height": 1600}, locale="en-GB")
     open_notebook(page, lab, "views.ipynb", kernel=False)
     view = page.locator(".tessera-view").first
     expect(view).to_contain_text("Succeeded", timeout=30_000)
@@ -156,12 +150,12 @@ def test_views_are_live_and_keep_their_last_state_without_a_kernel(lab: LabServe
     page.close()
 
 
-def test_a_view_in_the_dark_in_chinese_outlives_its_kernel(lab: LabServer, chromium: Browser, limits: dict[str, int]) -> None:
+def test_a_view_in_the_dark_in_chinese_outlives_its_kernel(lab: LabServer, browser: Browser, limits: dict[str, int]) -> None:
     lab.choose("@jupyterlab/apputils-extension/themes", theme="JupyterLab Dark")
     lab.choose("@jupyterlab/translation-extension/plugin", locale="zh_CN")
     remember = "import os, pathlib; pathlib.Path('kernel').write_text(str(os.getpid()))"
     write_notebook(lab, "dark.ipynb", remember, *SOURCES, steps=600)
-    page = chromium.new_page(viewport={"width": 1200, "height": 1600}, locale="zh-CN")
+    page = browser.new_page(viewport={"width": 1200, "height": 1600}, locale="zh-CN")
     open_notebook(page, lab, "dark.ipynb")
     run_all_cells(page)
     view = page.locator(".tessera-view").first
