@@ -15,14 +15,18 @@ import platformdirs
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Bool, Float, Integer
 
-from tessera_hub.client import AsyncTesseraClient, TesseraError
+from tessera_hub.client import AsyncTesseraClient, TesseraError, calls
 from tessera_hub.client.lab import ROOT_VARIABLE
+from tessera_hub.schemas.workspaces import Idleness
+from tessera_lab.activity import Activity
 from tessera_lab.handlers import routes
 from tessera_lab.placement import Placer
 from tessera_lab.usage import Meter
 
 _STATUS_SECONDS: Final = 5.0
 """How long an answer about the connection is good for; several panels ask at once."""
+_WARNED_SECONDS: Final = 5.0
+"""Pause between two looks at the activity while the workspace is about to be stopped."""
 
 
 class Gate:
@@ -44,6 +48,8 @@ class Gate:
         self.places_outputs = places_outputs
         self.placer = Placer(root, record, log)
         self.meter = Meter()
+        self.idleness: Idleness | None = None
+        """How the service sees this workspace, None before it has said so."""
         self._clients: dict[str, AsyncTesseraClient] = {}
         self._looked = 0.0
         self._status: dict[str, Any] = {"connected": False, "since": datetime.now(UTC).isoformat()}
@@ -148,7 +154,18 @@ class TesseraExtension(ExtensionApp):
         """,
     )
 
-    _poller: asyncio.Task[None] | None = None
+    activity_seconds = Float(
+        30.0,
+        config=True,
+        help="""Pause between two reports of whether something works in this workspace, in seconds.
+
+        For example::
+
+            c.TesseraExtension.activity_seconds = 10.0
+        """,
+    )
+
+    _tasks: tuple[asyncio.Task[None], ...] = ()
     _gate: Gate | None = None
 
     def initialize_handlers(self) -> None:
@@ -169,9 +186,28 @@ class TesseraExtension(ExtensionApp):
         self.handlers.extend(routes(self._gate))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
-        """Begin to look for finished jobs."""
-        if self.place_outputs and self._poller is None:
-            self._poller = asyncio.create_task(self._place_for_ever(), name="tessera-placement")
+        """Begin to look for finished jobs, and to report whether something works here."""
+        if self._tasks:
+            return
+        loops = [self._place_for_ever()] if self.place_outputs else []
+        if workspace := os.environ.get("TESSERA_TASK_ID"):
+            loops.append(self._report_for_ever(workspace, Activity(serverapp)))
+        self._tasks = tuple(asyncio.create_task(loop) for loop in loops)
+
+    async def _report_for_ever(self, workspace: str, activity: Activity) -> None:
+        assert self._gate is not None  # handlers come first
+        while True:
+            try:
+                self._gate.idleness = await self._gate.client().call(calls.report_activity(workspace, activity.idle_seconds()))
+            except TesseraError as error:
+                self._gate.idleness = None
+                self.log.debug("activity not reported: %s", error.message)
+            except Exception:
+                # What cannot be looked at once may be seen the next time; without a report nothing is stopped.
+                self._gate.idleness = None
+                self.log.exception("the look at the activity failed")
+            warned = self._gate.idleness is not None and self._gate.idleness.stops_at is not None
+            await asyncio.sleep(min(self.activity_seconds, _WARNED_SECONDS) if warned else self.activity_seconds)
 
     async def _place_for_ever(self) -> None:
         assert self._gate is not None  # handlers come first
@@ -187,10 +223,10 @@ class TesseraExtension(ExtensionApp):
             await asyncio.sleep(self.place_seconds)
 
     async def stop_extension(self) -> None:
-        """End the look for finished jobs and close the connections."""
-        if self._poller is not None:
-            self._poller.cancel()
+        """End the loops and close the connections."""
+        for task in self._tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._poller
+                await task
         if self._gate is not None:
             await self._gate.close()

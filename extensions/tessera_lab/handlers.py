@@ -132,8 +132,10 @@ class UsageHandler(TesseraHandler):
 
     @web.authenticated
     async def get(self) -> None:
-        """Return use and limits."""
-        self.answer(await asyncio.to_thread(self.gate.meter.read))
+        """Return use and limits, and when the workspace is stopped if nothing is done in it."""
+        used = await asyncio.to_thread(self.gate.meter.read)
+        stops_at = self.gate.idleness and self.gate.idleness.stops_at
+        self.answer({**used, "stops_at": stops_at.isoformat() if stops_at else None})
 
 
 class PlaceHandler(TesseraHandler):

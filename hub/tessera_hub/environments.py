@@ -1,7 +1,7 @@
-"""Who may use an environment: one rule for the form, deep links, REST, schedules and the start of a workspace.
+"""What operators say of environments: who may use them, and when an idle workspace in them is stopped.
 
-The rules are settings of the service (``c.TesseraService.environment_rules``); an environment without a rule is everybody's. The
-groups are JupyterHub's.
+The first holds for the form, deep links, REST, schedules and the start of a workspace alike. The rules are settings of the
+service (``c.TesseraService.environment_rules``); an environment without a rule is everybody's. The groups are JupyterHub's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ class EnvironmentRule(Strict):
 
     groups: Annotated[list[str], Field(min_length=1)] | None = None
     """Hub groups whose members may use it; None: everybody."""
+    idle_seconds: Annotated[int, Field(ge=0)] | None = None
+    """When an idle workspace without cards is warned about, 0: never; None: as everywhere."""
+    card_idle_seconds: Annotated[int, Field(ge=0)] | None = None
+    """The same for one with cards."""
 
 
 Rules = Mapping[str, EnvironmentRule]

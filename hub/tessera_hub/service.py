@@ -67,10 +67,23 @@ class TesseraService(Application):
         help="How long what JupyterHub says about people, tokens and groups is believed; a removed member is out within it.",
     ).tag(config=True)
     reservation_seconds = Float(300.0, help="How long a granted workspace waits for its server.").tag(config=True)
-    environment_rules = Dict(
-        help="""Environment → who may use it; one that is not named is everybody's::
+    idle_seconds = Int(
+        2 * 3600,
+        min=0,
+        help="""After so many seconds without work in it a workspace without cards is warned about; 0 for never::
 
-            c.TesseraService.environment_rules = {"licensed": {"groups": ["physics", "staff"]}}
+            c.TesseraService.idle_seconds = 0
+        """,
+    ).tag(config=True)
+    card_idle_seconds = Int(1800, min=0, help="The same for a workspace with cards.").tag(config=True)
+    idle_grace_seconds = Int(600, min=1, help="Seconds from the warning to the stop.").tag(config=True)
+    environment_rules = Dict(
+        help="""Environment → who may use it (everybody, if it is not said) and its own limits of idleness::
+
+            c.TesseraService.environment_rules = {
+                "licensed": {"groups": ["physics", "staff"]},
+                "rendering": {"idle_seconds": 0, "card_idle_seconds": 7200},
+            }
         """
     ).tag(config=True)
     host = Unicode("127.0.0.1", help="Address to listen at.").tag(config=True)
@@ -142,6 +155,9 @@ class TesseraService(Application):
             schedule_interval=self.schedule_interval,
             reservation_seconds=self.reservation_seconds,
             environment_rules=rules,
+            idle_seconds=self.idle_seconds,
+            card_idle_seconds=self.card_idle_seconds,
+            idle_grace_seconds=self.idle_grace_seconds,
             hub_cache_seconds=self.hub_cache_seconds,
         )
 

@@ -58,7 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
         "operators": ["ada", "bob"],
         "people": {"ada": "physics", "eve": "模型"},
         "environments": {"default": "tessera/notebook:1", "torch": "tessera/torch@sha256:" + "a" * 64},
-        "environmentRules": {"torch": {"groups": ["physics"]}},
+        "environmentRules": {"torch": {"groups": ["physics"], "idle_seconds": 0, "card_idle_seconds": 60}},
         "images": {"registry": "images.example.org/x", "tag": "7", "pullSecrets": ["pull"]},
         "hub": {"extraConfig": {"10-first": "c.A.b = 1", "20-second": "if True:\n    c.A.c = 2"}},
         "frontDoor": {"type": "LoadBalancer", "port": 8080, "annotations": {"a": "b"}, "sources": ["192.0.2.0/24"]},
@@ -84,6 +84,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"people": {"ada": ""}}, "/people/ada"),
     ({"environments": {"default": "no image"}}, "/environments/default"),
     ({"environments": {"default": None}}, "default"),
+    ({"service": {"idleGraceSeconds": 5}}, "/service/idleGraceSeconds"),
     ({"environmentRules": {"torch": {"groups": []}}}, "/environmentRules/torch/groups"),
     ({"environmentRules": {"torch": {"group": ["physics"]}}}, "/environmentRules/torch"),
     ({"replicas": 3}, "replicas"),
@@ -251,7 +252,10 @@ def test_the_settings_of_hub_and_proxy_are_those_they_read(rendered: dict[str, l
     [service] = [pod for name, pod in pod_templates(documents) if name == "tessera-service"]
     assert "--TesseraService.snapshot_limit_bytes=5000000000" in service["spec"]["containers"][0]["args"]
     given = {entry["name"]: entry.get("value") for entry in service["spec"]["containers"][0]["env"]}
-    assert json.loads(given["TESSERA_ENVIRONMENT_RULES"]) == {"torch": {"groups": ["physics"]}}
+    assert json.loads(given["TESSERA_ENVIRONMENT_RULES"]) == {
+        "torch": {"groups": ["physics"], "idle_seconds": 0, "card_idle_seconds": 60}
+    }
+    assert "--TesseraService.card_idle_seconds=1800" in service["spec"]["containers"][0]["args"]
 
 
 def test_the_proxy_has_the_rights_of_its_manifest_and_no_others(rendered: dict[str, list[Document]]) -> None:

@@ -281,6 +281,10 @@ def _of_workspace(path: str) -> Callable[[World], Call]:
     return lambda world: Call(path.format(world.workspace()["id"]), world.ada)
 
 
+def _activity(world: World) -> Call:
+    return Call(f"/workspaces/{world.workspace()['id']}/activity", world.ada, json={"idle_seconds": 60})
+
+
 def _of_waiting(path: str) -> Callable[[World], Call]:
     return lambda world: Call(path.format(world.tomorrow()["id"]), world.ada)
 
@@ -406,12 +410,15 @@ CASES: tuple[Case, ...] = (
     Case("POST ~/tasks/{task_id}/cancel", "page", _of_waiting("~/tasks/{}/cancel"), 303),
     Case("POST ~/tasks/{task_id}/retry", "page", _of_ended("~/tasks/{}/retry"), 303),
     Case("GET ~/costs", "page", get("~/costs"), 200, **LISTED, sees="ada-notebook"),
+    Case("POST /workspaces/{task_id}/activity", "person", _activity, 200, sees="active_at"),
+    Case("POST /workspaces/{task_id}/keep", "person", _of_workspace("/workspaces/{}/keep"), 200, sees="kept_until"),
     Case("GET ~/workspaces/new", "page", get("~/workspaces/new"), 200, **LISTED, sees="crimson"),
     Case("POST ~/workspaces/new/summary", "page", _form("~/workspaces/new/summary"), 200, **LISTED, sees="t-big"),
     Case("POST ~/workspaces/new", "page", _form("~/workspaces/new"), 303, stranger=403, colleague=None),
     Case("GET ~/workspaces/{task_id}", "page", _of_workspace("~/workspaces/{}"), 200, sees="lovelace"),
     Case("GET ~/workspaces/{task_id}/open", "page", _of_workspace("~/workspaces/{}/open"), 303),
     Case("POST ~/workspaces/{task_id}/stop", "page", _of_workspace("~/workspaces/{}/stop"), 303),
+    Case("POST ~/workspaces/{task_id}/keep", "page", _of_workspace("~/workspaces/{}/keep"), 303),
     Case("GET ~/clusters", "operator page", _as("root", get("~/clusters")), 200, sees="moon"),
     Case("GET ~/queues", "operator page", _as("root", get("~/queues")), 200, sees="crimson/default"),
     Case("GET ~/prices", "operator page", _as("root", get("~/prices")), 200, sees="crimson"),

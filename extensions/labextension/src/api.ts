@@ -756,6 +756,38 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/services/tessera/api/v1/workspaces/{task_id}/activity": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["activity_services_tessera_api_v1_workspaces__task_id__activity_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/services/tessera/api/v1/workspaces/{task_id}/keep": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["keep_services_tessera_api_v1_workspaces__task_id__keep_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/services/tessera/healthz": {
         parameters: {
             query?: never;
@@ -821,6 +853,11 @@ export interface components {
             micro: number;
             /** Nano Per Hour */
             nano_per_hour: number;
+        };
+        /** ActivityReport */
+        ActivityReport: {
+            /** Idle Seconds */
+            idle_seconds: number;
         };
         /** BillLine */
         BillLine: {
@@ -1122,6 +1159,20 @@ export interface components {
         HTTPValidationError: {
             /** Detail */
             detail?: components["schemas"]["ValidationError"][];
+        };
+        /** Idleness */
+        Idleness: {
+            /**
+             * Active At
+             * Format: date-time
+             */
+            active_at: string;
+            /** Kept Until */
+            kept_until?: string | null;
+            /** Stops At */
+            stops_at?: string | null;
+            /** Warned At */
+            warned_at?: string | null;
         };
         /** InputFile */
         InputFile: {
@@ -4313,6 +4364,72 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Task"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    activity_services_tessera_api_v1_workspaces__task_id__activity_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ActivityReport"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Idleness"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    keep_services_tessera_api_v1_workspaces__task_id__keep_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                task_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Idleness"];
                 };
             };
             /** @description Validation Error */

@@ -10,6 +10,7 @@ import type {
   ClusterCapacity,
   Environment,
   Estimate,
+  Idleness,
   IDecision,
   IDryRun,
   ILocalStatus,
@@ -216,6 +217,8 @@ export class Client {
   dryRun = (path: string, include: Include, spec: TaskRequest): Promise<IDryRun> =>
     this._post('local/submit', { path, include: fromFolder(path, include), spec, dry_run: true });
   usage = (): Promise<IUsage> => this._get('local/usage');
+  /** Keeps an idle workspace for an hour. */
+  keepWorkspace = (id: string): Promise<Idleness> => this._post(`v1/workspaces/${id}/keep`, {});
   recurring = (): Promise<RecurringTask[]> => this._get('v1/schedules');
   setRecurring = (id: string, enabled: boolean): Promise<RecurringTask> =>
     this._send('PATCH', `v1/schedules/${id}`, { enabled });

@@ -24,6 +24,7 @@ import { phaseLabel, reasonText } from './components/phase';
 import { fromRequest, kindOf, newDraft, type IDraft } from './draft';
 import { Formatter } from './format';
 import { tesseraIcon } from './icons';
+import { announceIdleness } from './idle';
 import { TesseraModel } from './model';
 import { languagePlugin } from './language';
 import { DEFAULTS, preferencesOf, translateSchema } from './settings';
@@ -278,6 +279,7 @@ const plugin: JupyterFrontEndPlugin<ITesseraModel> = {
         apply();
       });
     }
+    announceIdleness(model, trans, format);
     model.finished.connect((_, task) => {
       if (task.kind !== 'workspace') {
         void announceEnd(task);

@@ -9,6 +9,7 @@ type Schemas = components['schemas'];
 type Filled<T, K extends keyof T> = Omit<T, K> & { [P in K]-?: NonNullable<T[P]> };
 
 export type Accrual = Schemas['Accrual'];
+export type Idleness = Schemas['Idleness'];
 export type BillLine = Schemas['BillLine'];
 export type CardCapacity = Schemas['CardCapacity'];
 export type CardRequest = Schemas['CardRequest'];
@@ -94,6 +95,8 @@ export interface IUsage {
   memory_mib: number;
   cpu_limit: number | null;
   memory_limit: number | null;
+  /** When the workspace is stopped because nothing runs in it; null: not soon. */
+  stops_at: string | null;
 }
 
 /** One place that the scheduler weighed; scores in parts per million. */

@@ -43,6 +43,12 @@ class Settings:
     timers: Timers = field(default_factory=Timers)
     schedule_interval: float = 1.0
     reservation_seconds: float = 300.0
+    idle_seconds: int = 2 * 3600
+    """After which an idle workspace without cards is warned about; 0: never."""
+    card_idle_seconds: int = 1800
+    """The same with cards."""
+    idle_grace_seconds: int = 600
+    """From the warning to the stop."""
     environment_rules: Mapping[str, EnvironmentRule] = field(default_factory=dict)
 
 

@@ -17,6 +17,7 @@ from tessera_hub.schemas.bills import CostTable, MonthBill, TaskBill
 from tessera_hub.schemas.capacity import ClusterCapacity, Environment, Estimate, Me, Queue
 from tessera_hub.schemas.prices import NewPrice, Price
 from tessera_hub.schemas.tasks import OutputFile, Task, TaskDetail, TaskEvent, TaskPage, TaskSpec
+from tessera_hub.schemas.workspaces import Idleness
 
 from .errors import TesseraError
 
@@ -109,6 +110,7 @@ _read_month_bill = reader(MonthBill)
 _read_costs = reader(CostTable)
 _read_prices = reader(list[Price])
 _read_price = reader(Price)
+_read_idleness = reader(Idleness)
 
 
 def me() -> Call[Me]:
@@ -124,6 +126,11 @@ def environments() -> Call[list[Environment]]:
 def capacity() -> Call[list[ClusterCapacity]]:
     """What is free where, and its price."""
     return Call("GET", "/capacity", _read_capacity)
+
+
+def report_activity(workspace: str, idle_seconds: int) -> Call[Idleness]:
+    """Tell since when nothing works in a workspace, and learn whether it is to be stopped."""
+    return Call("POST", f"/workspaces/{workspace}/activity", _read_idleness, body={"idle_seconds": idle_seconds})
 
 
 def queues() -> Call[list[Queue]]:

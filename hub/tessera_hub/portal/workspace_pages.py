@@ -15,7 +15,7 @@ from tessera_hub.api.context import Context
 from tessera_hub.api.errors import Problem, not_found
 from tessera_hub.api.intake import examine
 from tessera_hub.api.routes import queues, tasks
-from tessera_hub.api.routes.workspaces import reserve
+from tessera_hub.api.routes.workspaces import keep, reserve
 from tessera_hub.catalogue import capacities, environments
 from tessera_hub.environments import opener
 from tessera_hub.i18n import gettext as _
@@ -25,6 +25,7 @@ from tessera_hub.schemas.resources import CardMode
 from tessera_hub.schemas.tasks import Phase, TaskDetail, TaskKind
 from tessera_hub.schemas.workspaces import WorkspaceRequest
 from tessera_hub.tasks.submission import requested
+from tessera_hub.workspaces.idleness import idleness
 from tessera_spawner.options import LINK_PREFIX, OptionErrors, WorkspaceOptions, link_of
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -195,6 +196,8 @@ async def show(request: Request, task_id: UUID, caller: Reader, context: Ctx, go
     address = server_address(context, task)
     if go and task.phase is Phase.RUNNING and "X-Tessera-Request" not in request.headers:
         return RedirectResponse(address, 303)
+    async with context.store.read() as session:
+        idle = None if task.phase.final or task.cancel_requested else await idleness(session, context.settings, task.run_id)
     again = link_of(task.spec, task.name if task.name != "workspace" else "")
     if not task.phase.final:
         again[f"{LINK_PREFIX}replaces"] = str(task.id)
@@ -206,6 +209,7 @@ async def show(request: Request, task_id: UUID, caller: Reader, context: Ctx, go
         task=task,
         opened=address if go and task.phase is Phase.RUNNING else "",
         change=f"{context.settings.prefix}/workspaces/new?{urlencode(again)}",
+        idle=idle,
         sentence=sentence(task),
         steps=steps(task),
         events=await tasks.events(task_id, caller, context),
@@ -261,4 +265,11 @@ async def stop(task_id: UUID, caller: Submitter, context: Ctx) -> Response:
     """Stop or cancel the workspace and show it."""
     await _workspace(caller, context, task_id)
     await tasks.cancel(task_id, caller, context)
+    return RedirectResponse(f"{context.settings.prefix}/workspaces/{task_id}", 303)
+
+
+@router.post("/workspaces/{task_id}/keep")
+async def keep_it(task_id: UUID, caller: Submitter, context: Ctx) -> Response:
+    """Keep the workspace for an hour although it is idle, and show it."""
+    await keep(task_id, caller, context)
     return RedirectResponse(f"{context.settings.prefix}/workspaces/{task_id}", 303)

@@ -37,6 +37,21 @@ class Reservation(Strict):
     expires_at: datetime | None = None
 
 
+class ActivityReport(Strict):
+    """What a workspace says of itself: since when no kernel, no card and no program in a terminal has worked in it."""
+
+    idle_seconds: Annotated[int, Field(ge=0, le=10**9)]
+
+
+class Idleness(Strict):
+    """How a workspace stands. It is stopped at ``stops_at`` unless it is used or kept before."""
+
+    active_at: datetime
+    warned_at: datetime | None = None
+    stops_at: datetime | None = None
+    kept_until: datetime | None = None
+
+
 class WorkspaceState(Strict):
     """How the server fares, reported by its spawner. A repeat is harmless."""
 

@@ -221,6 +221,16 @@ class RunRow(Base):
     notebook_etag: Mapped[str | None] = mapped_column(String(64))
 
 
+class WorkspaceActivity(Base):
+    """When a workspace was last in use, by its own reports, and what its person was told and wished."""
+
+    __tablename__ = "workspace_activity"
+    run_id: Mapped[UUID] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    active_at: Mapped[datetime]
+    warned_at: Mapped[datetime | None]
+    kept_until: Mapped[datetime | None]
+
+
 class RunChange(Base):
     """Outbox of the scheduler: ids of runs that entered, left or changed in the queue since the leader last looked.
 

@@ -115,6 +115,10 @@ REASONS: Final[dict[str, tuple[Tier, str]]] = {
     "workspace.gone": (Tier.CLUSTER, _("The workspace ended while nobody could report it.")),
     "workspace.ended": (Tier.CLUSTER, _("The workspace's process ended by itself.")),
     "workspace.stopped": (Tier.POLICY, _("The workspace was stopped.")),
+    "workspace.idle": (Tier.POLICY, _("The workspace was idle and was stopped.")),
+    "workspace.idle_warned": (Tier.POLICY, _("The workspace is idle and will be stopped.")),
+    "workspace.active": (Tier.POLICY, _("The workspace is in use again.")),
+    "workspace.kept": (Tier.POLICY, _("The workspace is kept although it is idle.")),
 }
 
 PARTICULARS: Final[dict[str, tuple[str, ...]]] = {
@@ -131,6 +135,9 @@ PARTICULARS: Final[dict[str, tuple[str, ...]]] = {
     "limit.memory": (_("The limit is {limit_mib} MiB; at most {peak_mib} MiB were in use."),),
     "disk.full": (_("{free_bytes} of {size_bytes} bytes are free."),),
     "runner.internal": (_("Its error: {problem}"),),
+    "workspace.idle": (_("Nothing ran in it for {minutes} min."),),
+    "workspace.idle_warned": (_("Nothing ran in it for {minutes} min; it stops in {grace_minutes} min."),),
+    "workspace.kept": (_("For {minutes} min."),),
 }
 """What the details of a reason say, the first sentence for which all are there; it stands in for the engine's English words."""
 

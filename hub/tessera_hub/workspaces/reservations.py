@@ -17,9 +17,10 @@ from tessera_hub.environments import is_open
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.tasks import Phase, TaskKind, TaskSpec
 from tessera_hub.schemas.workspaces import Reservation, WorkspaceState
-from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskRow, Tenant
+from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskRow, Tenant, WorkspaceActivity
 from tessera_hub.tasks.machine import LIVE, TransitionError, announce, lock_run, transition
 from tessera_hub.tasks.reasons import reason
+from tessera_hub.workspaces.idleness import why_idle
 
 GRANTED: Final = (Phase.RESERVED, Phase.DISPATCHED, Phase.PENDING, Phase.STARTING)
 
@@ -106,6 +107,8 @@ async def report(session: AsyncSession, run_id: UUID, state: WorkspaceState, *, 
     reasons = [reason(state.reason, **state.detail)] if state.reason else []
     if to.final and task.cancel_why == "limit":
         reasons = [reason("limit.time")]
+    if to.final and task.cancel_why == "idle" and task.cancel_requested_at is not None:
+        reasons = [why_idle(await session.get(WorkspaceActivity, run.id), task.cancel_requested_at)]
     if to is Phase.SUCCEEDED and before is not Phase.RUNNING and before is not Phase.UNKNOWN and task.cancel_requested_at:
         to = Phase.CANCELLED
     if to is before is Phase.STARTING:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from uuid import UUID
 
+from fastapi import APIRouter, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tessera_hub.api.access import own_task
 from tessera_hub.api.auth import Caller, Ctx, Submitter
 from tessera_hub.api.context import Context
-from tessera_hub.api.errors import Problem
+from tessera_hub.api.errors import Problem, not_found
 from tessera_hub.api.intake import accept
 from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.tasks import Task, TaskKind
-from tessera_hub.schemas.workspaces import WorkspaceRequest
+from tessera_hub.schemas.workspaces import ActivityReport, Idleness, WorkspaceRequest
+from tessera_hub.tasks.machine import TransitionError
 from tessera_hub.tasks.views import TaskRecord, task_view
+from tessera_hub.workspaces import idleness
 from tessera_hub.workspaces.reservations import live_workspace, workspace_key
 
 router = APIRouter(tags=["workspaces"])
@@ -56,3 +62,34 @@ async def create(wanted: WorkspaceRequest, caller: Submitter, context: Ctx, resp
     record = await reserve(context, caller, wanted)
     response.headers["Location"] = f"{context.api_prefix}/tasks/{record.task.id}"
     return task_view(record)
+
+
+async def _own(session: AsyncSession, caller: Caller, task_id: UUID) -> None:
+    if (await own_task(session, caller, task_id)).task.kind != TaskKind.WORKSPACE.value:
+        raise not_found("workspace")
+
+
+def _ended() -> Problem:
+    return Problem(409, "workspace.ended", _("The workspace has ended."), hint=_("Start it again."))
+
+
+@router.post("/workspaces/{task_id}/activity")
+async def activity(task_id: UUID, report: ActivityReport, caller: Submitter, context: Ctx) -> Idleness:
+    """Take the workspace's own word on since when nothing runs in it; one that has been idle for too long is stopped."""
+    try:
+        async with context.store.write() as session:
+            await _own(session, caller, task_id)
+            return await idleness.take_report(session, context.settings, task_id, report)
+    except TransitionError as error:
+        raise _ended() from error
+
+
+@router.post("/workspaces/{task_id}/keep")
+async def keep(task_id: UUID, caller: Submitter, context: Ctx) -> Idleness:
+    """Keep the workspace for an hour although it is idle."""
+    try:
+        async with context.store.write() as session:
+            await _own(session, caller, task_id)
+            return await idleness.keep(session, task_id, actor=caller.actor)
+    except TransitionError as error:
+        raise _ended() from error
