@@ -1,0 +1,260 @@
+"""Parts of the node agent by themselves: whose a process is, what is counted, what is delivered, what the driver tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera_vgpu.agent import processes
+from tessera_vgpu.agent.delivery import LIBRARY_IN_CONTAINER, inodes, install
+from tessera_vgpu.agent.evidence import Context, Evidence, Holding, Tenant
+from tessera_vgpu.agent.judging import judge
+from tessera_vgpu.agent.meters import Meter
+from tessera_vgpu.agent.processes import Process
+from tessera_vgpu.agent.view import Bypass
+from tessera_vgpu.bindings import Binding, Contexts, Owner, Share, Terms, held, resized
+from tessera_vgpu.errors import VgpuError
+from tessera_vgpu.pages import Ledger, ProcessUsage, Usage
+from tests.vgpu.agent.conftest import Node, eventually
+
+MIB = 1 << 20
+UID = "0f1e2d3c-0000-4000-8000-00000000abcd"
+UNDERSCORES = UID.replace("-", "_")
+CONTAINER = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("groups", "found"),
+    [
+        (f"0::/kubepods/burstable/pod{UID}/{CONTAINER}\n", (UID, CONTAINER)),
+        (f"9:pids:/tessera/kubepods/pod{UID}/{CONTAINER}\n0::/\n", (UID, CONTAINER)),
+        (
+            f"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORES}.slice/cri-containerd-{CONTAINER}.scope\n",
+            (UID, CONTAINER),
+        ),
+        (f"0::/kubepods.slice/kubepods-pod{UNDERSCORES}.slice/crio-{CONTAINER}.scope\n", (UID, CONTAINER)),
+        # What a process makes below its own group does not count.
+        (f"0::/kubepods/pod{UID}/{CONTAINER}/podother/{'f' * 64}\n", (UID, CONTAINER)),
+        ("0::/user.slice/session-1.scope\n1:name=systemd:/\n", None),
+        ("", None),
+    ],
+)
+def test_a_process_is_its_control_groups_pods(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: str, found: tuple[str, str] | None
+) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(groups)
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+    assert processes.of_pod(7) == found
+    assert processes.of_pod(8) is None
+
+
+@pytest.mark.root
+def test_the_kernel_says_what_a_process_has_open_and_mapped(tmp_path: Path) -> None:
+    node, library = tmp_path / "nvidia0", tmp_path / "library"
+    node.write_text("node")
+    library.write_bytes(b"x" * 4096)
+    program = """
+import mmap, sys
+ready = lambda: (print("ready", flush=True), sys.stdin.readline())
+ready()
+card = open(sys.argv[1])
+ready()
+file = open(sys.argv[2], "rb")
+mapped = mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ)
+ready()
+"""
+    inode = frozenset({library.stat().st_ino})
+    seen = []
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(node), str(library)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for _step in range(3):
+            assert child.stdout.readline() == "ready\n"
+            seen.append((processes.holds_card(child.pid), processes.has_library(child.pid, inode)))
+            child.stdin.write("\n")
+            child.stdin.flush()
+    assert seen == [(False, False), (True, False), (True, True)]
+    assert (processes.holds_card(child.pid), processes.has_library(child.pid, inode)) == (False, None)
+    assert processes.look(child.pid) is None
+
+
+@pytest.mark.root
+def test_only_the_very_process_is_ended(node: Node) -> None:
+    container = node.run("train", 30)
+    worker = container.worker()
+    process = processes.look(worker.pid)
+    assert process is not None
+    assert (process.pod_uid, process.container_id) == ("uid-train", container.group.name)
+    other = Process(process.pid, process.start_ticks + 1, process.pid_inside, process.pod_uid, process.container_id)
+    assert not processes.end(other)
+    assert worker.poll() is None
+    assert processes.end(process)
+    assert worker.wait(10) == -9
+    assert not processes.end(process)
+
+
+times = st.integers(0, (1 << 64) - 1)
+
+
+@given(st.integers(0, 10**15), st.lists(st.tuples(times, times, times, st.integers(0, 600), st.integers(0, 10**10)), max_size=8))
+def test_counters_never_fall_and_are_never_faster_than_time(age: int, readings: list[tuple[int, int, int, int, int]]) -> None:
+    meter, now = Meter(age, 10**16), 10**16
+    last = meter.times
+    for count, (device, waiting, throttled, inside, passed) in enumerate(readings, start=1):
+        now += passed
+        read = meter.read(Ledger(0, device, waiting, throttled), inside, now)
+        assert last.device_ns <= read.device_ns <= age + (now - 10**16) + count * 10**9
+        assert last.waiting_ns <= read.waiting_ns <= last.waiting_ns + 512 * (age + (now - 10**16) + 10**9)
+        assert last.throttled_ns <= read.throttled_ns
+        last = read
+
+
+def test_honest_readings_are_counted_exactly() -> None:
+    meter = Meter(0, 0)
+    for second in range(1, 50):
+        read = meter.read(Ledger(0, 300_000_000 * second, 0, 100_000_000 * second), 2, second * 10**9)
+        assert (read.device_ns, read.waiting_ns, read.throttled_ns) == (300_000_000 * second, 0, 100_000_000 * second)
+    # A container that starts again begins at 0; what was counted stays.
+    assert meter.read(Ledger(0, 0, 0, 0), 0, 50 * 10**9).device_ns == 49 * 300_000_000
+    assert meter.read(Ledger(0, 7, 0, 0), 1, 51 * 10**9).device_ns == 49 * 300_000_000 + 7
+
+
+def test_a_library_that_changes_leaves_containers_the_one_they_have(tmp_path: Path) -> None:
+    source = tmp_path / "library.so"
+    source.write_bytes(b"\x7fELF first")
+    first = install(source, tmp_path / "kept")
+    assert install(source, tmp_path / "kept") == first
+    (old,) = (path for path, inside in first.items() if inside == LIBRARY_IN_CONTAINER)
+    before = old.stat()
+    source.write_bytes(b"\x7fELF second")
+    second = install(source, tmp_path / "kept")
+    (new,) = (path for path, inside in second.items() if inside == LIBRARY_IN_CONTAINER)
+    assert (old.read_bytes(), old.stat().st_ino, old.stat().st_mtime_ns) == (b"\x7fELF first", before.st_ino, before.st_mtime_ns)
+    assert inodes(tmp_path / "kept") == {old.stat().st_ino, new.stat().st_ino}
+    # Cut short by a crash or by somebody, it is made anew, never written into.
+    new.write_bytes(b"\x7fELF sec")
+    install(source, tmp_path / "kept")
+    assert new.read_bytes() == b"\x7fELF second"
+
+
+def binding(memory: int = 1000, still: int = 0) -> Binding:
+    share = Share("GPU-a", tuple(f"slot-{number}" for number in range(30)), memory, still)
+    return Binding(Owner("uid", "lab", "train", "main"), (share,), False, Terms())
+
+
+CONTEXTS = Contexts(32, {"GPU-a": 300 * MIB})
+HONEST = Process(100, 5, 7, "uid", CONTAINER)
+
+
+def evidence(
+    used_mib: int, booked_mib: int | None, library: bool | None = True, card: str = "GPU-a", still: int = 0, before_mib: int = 0
+) -> Evidence:
+    def usage(mib: int | None) -> Usage:
+        ledger = (Ledger((mib or 0) * MIB, 0, 0, 0),)
+        entries = () if mib is None else (ProcessUsage(0, 1, 7, 5, 0, ledger),)
+        return Usage(1, ((mib or 0) * MIB,), ledger, entries, ())
+
+    holding = Holding("n", binding(still=still), usage(before_mib or booked_mib), usage(booked_mib))
+    return Evidence((holding,), (Context(Tenant(HONEST, holding, library), card, used_mib * MIB),))
+
+
+@pytest.mark.parametrize(
+    ("seen", "kinds"),
+    [
+        (evidence(800, 500), set()),  # a context of 300 MiB
+        (evidence(900, 500), set()),  # and the tolerance of 100
+        (evidence(901, 500), {Bypass.HIDDEN_MEMORY}),
+        (evidence(900, 0, before_mib=500), set()),  # freed between the two readings
+        (evidence(1400, 1000), set()),
+        (evidence(1401, 1001), {Bypass.OVER_LIMIT}),  # explained by its books, and too much
+        (evidence(1401, 1001, still=1200), set()),  # which it may, until it has given back what it had before
+        (evidence(1, None), {Bypass.HIDDEN_MEMORY}),
+        (evidence(0, None), set()),
+        (evidence(400, 100, library=False), {Bypass.NO_LIBRARY}),
+        (evidence(400, 100, library=None), set()),
+        (evidence(10, 10, card="GPU-b"), {Bypass.FOREIGN_CARD}),
+    ],
+)
+def test_what_is_a_bypass_and_what_is_not(seen: Evidence, kinds: set[Bypass]) -> None:
+    found = judge(seen, CONTEXTS, 100 * MIB)
+    assert {finding.kind for finding in found} == kinds
+    assert all(who == (HONEST,) for who in found.values())
+
+
+def test_less_memory_stays_taken_until_it_is_settled_and_more_ends_that() -> None:
+    less = resized(binding(1000), 400, None, None)
+    assert [(share.memory_mib, share.still_held_mib) for share in less.shares] == [(400, 1000)]
+    assert held([less])["GPU-a"].memory_mib == 1000
+    assert less.limits().cards[0].memory_limit_bytes == 400 * MIB
+    assert [(s.memory_mib, s.still_held_mib) for s in resized(less, 700, None, None).shares] == [(700, 1000)]
+    assert [(s.memory_mib, s.still_held_mib) for s in resized(less, 1500, None, None).shares] == [(1500, 0)]
+    with pytest.raises(VgpuError, match="from 1 to"):
+        resized(less, 0, None, None)
+
+
+def test_room_for_contexts_is_given_in_proportion_and_never_twice() -> None:
+    shares = [Share("GPU-a", tuple(f"slot-{i}-{n}" for n in range(centi)), 100) for i, centi in enumerate((1, 2, 30, 67))]
+    assert [share.contexts(32) for share in shares] == [1, 1, 9, 21]
+    bindings = [Binding(Owner(f"uid-{i}", "lab", "p", "main"), (share,), False, Terms()) for i, share in enumerate(shares)]
+    assert held(bindings, 32)["GPU-a"].contexts == 32
+    assert [one.limits(CONTEXTS).most_processes for one in bindings] == [1, 1, 9, 21]
+    # Containers of a pod that have the same slots run one after the other.
+    twice = [bindings[2], Binding(Owner("uid-2", "lab", "p", "init"), (shares[2],), False, Terms())]
+    assert held(twice, 32)["GPU-a"].contexts == 9
+
+
+@pytest.mark.root
+def test_the_driver_tells_of_its_cards(make_node: Callable[..., Node]) -> None:
+    machine = make_node(cards="2xH100-80G,T4-16G").machine
+    program = """
+import json
+from dataclasses import asdict
+from tessera_vgpu.agent.driver import Driver
+driver = Driver()
+cards, topology = driver.cards(), driver.topology()
+print(json.dumps([driver.version(), [asdict(card) for card in cards], [driver.processes(card.uuid) for card in cards],
+    sorted(topology.distances.values())]))
+driver.close()
+print(len(driver.cards()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=machine.environment(), capture_output=True, text=True, timeout=60)
+    first, again = done.stdout.splitlines()
+    version, cards, running, distances = json.loads(first)
+    assert version == "580.95.05"
+    assert [card["name"] for card in cards] == ["NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3", "Tesla T4"]
+    assert [card["uuid"] for card in cards] == list(machine.uuids)
+    assert [card["minor"] for card in cards] == [0, 1, 2]
+    assert [card["partitioned"] for card in cards] == [False] * 3
+    assert (running, distances, again) == ([{}, {}, {}], [2, 2, 2], "3")
+
+
+@pytest.mark.root
+def test_a_card_with_mig_on_is_not_shared(make_node: Callable[..., Node]) -> None:
+    node = make_node("--context-mib", "100", cards="H100-80G,T4-16G")
+    program = "from pynvml import *; nvmlInit(); nvmlDeviceSetMigMode(nvmlDeviceGetHandleByIndex(0), 1)"
+    subprocess.run([sys.executable, "-c", program], env=node.machine.environment(), check=True, timeout=60)
+    node.start()
+    other = node.machine.cards[1]
+    memory = other.memory_mib - other.reserved_mib - 32 * 100
+    eventually(lambda: node.api.capacity.get("tessera.io/vgpu-memory") == str(memory), "the memory of the other")
+    assert "MIG is on" in node.log.read_text()
+    assert node.run("train", 30).limits().cards[0].uuid == node.machine.uuids[1]
+
+
+def test_without_a_driver_it_says_so() -> None:
+    program = "from tessera_vgpu.agent.driver import Driver; Driver().cards()"
+    environment = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert "The driver of the cards does not answer" in done.stderr
+    assert "Look whether nvidia-smi works" in done.stderr
