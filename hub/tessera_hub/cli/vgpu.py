@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from tessera_hub.i18n import gettext as _
-from tessera_vgpu.agent.delivery import LIBRARY, LIBRARY_FOLDER
+from tessera_vgpu.agent.delivery import LIBRARY, LIBRARY_FOLDER, DriverFiles
 from tessera_vgpu.agent.process import SOCKET, Agent, Settings
 from tessera_vgpu.agent.resizing import ask
 from tessera_vgpu.apiserver import SERVICE_ACCOUNT
@@ -130,6 +130,13 @@ def status(state_dir: Path, as_json: bool) -> None:
     show_default=True,
     help="Where containers find the driver's libraries.",
 )
+@click.option(
+    "--host-root",
+    type=FOLDER,
+    default="/",
+    show_default=True,
+    help="Where the agent sees the node's root, to find the driver's libraries.",
+)
 @click.option("--listen", default="127.0.0.1:9445", show_default=True, help="Address of /metrics.")
 @click.option("--catalogue", type=FOLDER, multiple=True, help="Folder with further models of cards. Repeatable.")
 @click.option(
@@ -183,6 +190,7 @@ def agent(
     device_root: Path,
     driver_dir: tuple[Path, ...],
     driver_inside: Path,
+    host_root: Path,
     listen: str,
     catalogue: tuple[Path, ...],
     contexts: int,
@@ -208,8 +216,7 @@ def agent(
         ca_file=ca_file or _of_account("ca.crt"),
         kubelet=Kubelet(kubelet_plugins, pod_resources),
         device_root=device_root,
-        driver_folders=driver_dir,
-        driver_inside=driver_inside,
+        driver_files=DriverFiles(driver_dir, driver_inside, host_root),
         listen=(host.strip("[]"), int(port)),
         catalogues=(BUILT_IN, *catalogue),
         contexts=contexts,

@@ -193,3 +193,15 @@ def test_a_folder_from_which_nothing_can_be_executed_is_refused(make_node: Calla
         assert "containers would start without the library" in node.log.read_text()
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_in_a_pod_it_finds_the_drivers_libraries_below_the_nodes_root(make_node: Callable[..., Node], tmp_path: Path) -> None:
+    (tmp_path / "host" / "opt").mkdir(parents=True)
+    (tmp_path / "host" / "opt" / "driver").symlink_to(Path(__file__).parents[3] / "vgpu" / "build" / "simulator")
+    node = make_node("--driver-dir", "/opt/driver", "--host-root", str(tmp_path / "host"))
+    # It and the program that measures contexts have no other way to find them.
+    node.start(LD_LIBRARY_PATH="/nowhere")
+    container = node.run("train", 30)
+    mounts = {mount.container_path: mount.host_path for mount in container.answer.mounts}
+    assert mounts["/usr/lib/x86_64-linux-gnu/libcuda.so.1"] == "/opt/driver/libcuda.so.1"
+    assert container.limits().cards[0].context_bytes == CONTEXT_MIB * MIB

@@ -1,6 +1,7 @@
 """What the context of one process costs on each card, measured: a program that has nothing but a context, and the driver's word.
 
-Run as a program it makes a context on the card whose UUID is its argument, says so, and keeps it until its input ends.
+Run as a program it makes a context, says so, and keeps it until its input ends. Its arguments are the card's UUID and the driver's
+library.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CALIBRATION: Final = "contexts.json"
 _MOST_S: Final = 60.0
 
 
-def measured(driver: Driver, cards: Mapping[str, str], file: Path) -> dict[str, int]:
+def measured(driver: Driver, cards: Mapping[str, str], file: Path, library: str = "libcuda.so.1") -> dict[str, int]:
     """Return the bytes of a context by name of card; *cards* has a card of each.
 
     What was measured with the same driver is read from *file*: an agent that starts anew may find no room for its own context.
@@ -37,7 +38,7 @@ def measured(driver: Driver, cards: Mapping[str, str], file: Path) -> dict[str, 
     of_driver: dict[str, int] = known.get(version, {})
     for name, uuid in cards.items():
         if name not in of_driver:
-            of_driver[name] = context_bytes(driver, uuid)
+            of_driver[name] = context_bytes(driver, uuid, library)
             file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             temporary = file.with_name(f".{file.name}")
             temporary.write_text(json.dumps({version: of_driver}), "utf-8")
@@ -45,13 +46,13 @@ def measured(driver: Driver, cards: Mapping[str, str], file: Path) -> dict[str, 
     return {name: of_driver[name] for name in cards}
 
 
-def context_bytes(driver: Driver, uuid: str) -> int:
+def context_bytes(driver: Driver, uuid: str, library: str = "libcuda.so.1") -> int:
     """Return the bytes of a context on a card.
 
     Raises:
         VgpuError: ``calibration.failed``; give the number by hand.
     """
-    command = [sys.executable, "-m", "tessera_vgpu.agent.calibration", uuid]
+    command = [sys.executable, "-m", "tessera_vgpu.agent.calibration", uuid, library]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603 - this module
         try:
             assert child.stdout is not None
@@ -76,8 +77,8 @@ def _failed(uuid: str) -> VgpuError:
     )
 
 
-def _hold(uuid: str) -> None:
-    cuda = ctypes.CDLL("libcuda.so.1")
+def _hold(uuid: str, library: str) -> None:
+    cuda = ctypes.CDLL(library)
     count, device, context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
     if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
         raise SystemExit(1)
@@ -96,4 +97,4 @@ def _hold(uuid: str) -> None:
 
 
 if __name__ == "__main__":
-    _hold(sys.argv[1])
+    _hold(*sys.argv[1:])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -63,26 +63,46 @@ def inodes(folder: Path) -> frozenset[int]:
     return frozenset(path.stat().st_ino for path in folder.glob(f"*/{LIBRARY_IN_CONTAINER.name}"))
 
 
-def driver_files(folders: Iterable[Path], inside: Path) -> dict[Path, Path]:
-    """Return the driver's libraries of this machine and where containers find them. A link is mounted as what it leads to.
+@dataclass(frozen=True, slots=True)
+class DriverFiles:
+    """The driver's libraries of this machine.
 
-    Raises:
-        VgpuError: ``library.no_driver``, ``libcuda.so.1`` is not there.
+    Args:
+        folders: where they are on the machine; none: the agent finds them as any program does, containers get none from it.
+        inside: where containers find them.
+        host_root: where the agent sees the machine's root.
     """
-    looked = list(folders)
-    found: dict[str, Path] = {}
-    for folder in looked:
-        for pattern in DRIVER_FILES:
-            for path in sorted(folder.glob(pattern)):
-                found.setdefault(path.name, path)
-    if looked and "libcuda.so.1" not in found:
-        raise VgpuError(
-            "library.no_driver",
-            "The driver's library libcuda.so.1 is not in {folders}.",
-            "Name the folder of the driver's libraries on this node.",
-            folders=", ".join(map(str, looked)),
-        )
-    return {path: inside / name for name, path in found.items()}
+
+    folders: tuple[Path, ...] = ()
+    inside: Path = Path("/usr/lib/x86_64-linux-gnu")
+    host_root: Path = Path("/")
+
+    def mounts(self) -> dict[Path, Path]:
+        """Return what is mounted of them: path on the machine → path in containers. A link is mounted as what it leads to.
+
+        Raises:
+            VgpuError: ``library.no_driver``, ``libcuda.so.1`` is not there.
+        """
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for pattern in DRIVER_FILES:
+                for path in sorted(self._seen(folder).glob(pattern)):
+                    found.setdefault(path.name, folder / path.name)
+        if self.folders and "libcuda.so.1" not in found:
+            raise VgpuError(
+                "library.no_driver",
+                "The driver's library libcuda.so.1 is not in {folders}.",
+                "Name the folder of the driver's libraries on this node.",
+                folders=", ".join(map(str, self.folders)),
+            )
+        return {path: self.inside / name for name, path in found.items()}
+
+    def find(self, name: str) -> str:
+        """Return what the dynamic linker is to be asked for by the agent itself: a path, or the bare name."""
+        return next((str(path) for folder in self.folders if (path := self._seen(folder) / name).exists()), name)
+
+    def _seen(self, folder: Path) -> Path:
+        return self.host_root / folder.relative_to(folder.anchor)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,10 +50,14 @@ class DriverCard:
 class Driver:
     """NVML of this machine; safe to call from several threads. A driver that was away is opened again at the next call.
 
-    ``libnvidia-ml.so.1`` is found as any library is. Process numbers are right only in the machine's own process name space.
+    Process numbers are right only in the machine's own process name space.
+
+    Args:
+        library: path of ``libnvidia-ml.so.1``, or the bare name, which is looked for as any library is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, library: str = "libnvidia-ml.so.1") -> None:
+        self._library = library
         self._lock = Lock()
         self._open = False
 
@@ -134,8 +139,10 @@ class Driver:
     def _begin(self) -> None:
         if not self._open:
             try:
+                # The binding asks for the bare name, which a library that is loaded already has.
+                ctypes.CDLL(self._library)
                 pynvml.nvmlInit()
-            except pynvml.NVMLError as error:
+            except (pynvml.NVMLError, OSError) as error:
                 raise _unavailable(error) from error
             self._open = True
 

@@ -11,7 +11,7 @@ import signal
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from tessera_vgpu import catalogue
 from tessera_vgpu.agent.calibration import CALIBRATION, measured
-from tessera_vgpu.agent.delivery import driver_files, inodes, install
+from tessera_vgpu.agent.delivery import DriverFiles, inodes, install
 from tessera_vgpu.agent.driver import Driver, DriverCard
 from tessera_vgpu.agent.evidence import Sources
 from tessera_vgpu.agent.nodes import DeviceNodes
@@ -54,8 +54,7 @@ class Settings:
         node: name of this node in Kubernetes.
         token_file, ca_file: None without.
         device_root: where the machine's device nodes are.
-        driver_folders: where the driver's libraries are, empty if something else puts them into containers.
-        driver_inside: where containers find them, a folder that their dynamic linker searches.
+        driver_files: the driver's libraries.
         listen: host and port of the metrics.
         contexts: processes with a context that each card keeps room for.
         context_mib: what one costs; None: measured.
@@ -71,10 +70,9 @@ class Settings:
     api_server: str
     token_file: Path | None = None
     ca_file: Path | None = None
-    kubelet: Kubelet = Kubelet()  # noqa: RUF009 - frozen
+    kubelet: Kubelet = field(default_factory=Kubelet)
     device_root: Path = Path("/dev")
-    driver_folders: tuple[Path, ...] = ()
-    driver_inside: Path = Path("/usr/lib/x86_64-linux-gnu")
+    driver_files: DriverFiles = field(default_factory=DriverFiles)
     listen: tuple[str, int] = ("127.0.0.1", 9445)
     catalogues: tuple[Path, ...] = (catalogue.BUILT_IN,)
     contexts: int = 32
@@ -121,7 +119,7 @@ class Agent:
         self._settings = settings
         self._stop = Event()
         self._failed: BaseException | None = None
-        self._driver = Driver()
+        self._driver = Driver(settings.driver_files.find("libnvidia-ml.so.1"))
         models = catalogue.load(settings.catalogues)
         found = self._driver.cards()
         contexts = self._contexts(found, models)
@@ -134,7 +132,7 @@ class Agent:
             )
         self._healthy = frozenset(card.uuid for card in self._cards)
         mounts = install(settings.library, settings.library_folder)
-        mounts |= driver_files(settings.driver_folders, settings.driver_inside)
+        mounts |= settings.driver_files.mounts()
         nodes = DeviceNodes(settings.device_root, {card.uuid: card.minor for card in found})
         self._store = SlotStore(settings.state, nodes.make, contexts)
         trust: ssl.SSLContext | bool = True
@@ -208,7 +206,8 @@ class Agent:
         if given is not None:
             of_name = dict.fromkeys(names, given * _BYTES_PER_MIB)
         else:
-            of_name = measured(self._driver, names, self._settings.library_folder / CALIBRATION)
+            library = self._settings.driver_files.find("libcuda.so.1")
+            of_name = measured(self._driver, names, self._settings.library_folder / CALIBRATION, library)
         for name, amount in of_name.items():
             LOG.info("a context on a %s costs %d MiB", name, amount // _BYTES_PER_MIB)
         return Contexts(self._settings.contexts, {card.uuid: of_name.get(card.name, 0) for card in found})
