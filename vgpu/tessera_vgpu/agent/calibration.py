@@ -1,7 +1,7 @@
 """What the context of one process costs on each card, measured: a program that has nothing but a context, and the driver's word.
 
-Run as a program it makes a context, says so, and keeps it until its input ends. Its arguments are the card's UUID and the driver's
-library.
+Run as a program it makes a context, says so, and keeps it until its input ends. Its arguments are the card's UUID and the
+driver's library.
 """
 
 from __future__ import annotations
