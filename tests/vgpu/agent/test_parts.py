@@ -176,6 +176,7 @@ def evidence(
         (evidence(900, 500), set()),  # and the tolerance of 100
         (evidence(901, 500), {Bypass.HIDDEN_MEMORY}),
         (evidence(900, 0, before_mib=500), set()),  # freed between the two readings
+        (evidence(1401, 0, before_mib=500), {Bypass.OVER_LIMIT}),  # which is no excuse for more than the limit
         (evidence(1400, 1000), set()),
         (evidence(1401, 1001), {Bypass.OVER_LIMIT}),  # explained by its books, and too much
         (evidence(1401, 1001, still=1200), set()),  # which it may, until it has given back what it had before

@@ -23,15 +23,9 @@ class Holding:
     before: Usage
     after: Usage
 
-    def booked(self, process: Process, index: int) -> int | None:
-        """Return the bytes that a process has booked on the container's card at *index*, None if it has no place in the page."""
-        found = [
-            entry.ledgers[index].bytes
-            for usage in (self.before, self.after)
-            for entry in usage.processes
-            if (entry.pid, entry.pid_start_ticks) == (process.pid_inside, process.start_ticks)
-        ]
-        return max(found, default=None)
+    def booked(self, process: Process, index: int) -> tuple[int | None, int | None]:
+        """Return the bytes that a process had booked on the card at *index* before and after; None: not in the page."""
+        return _booked(self.before, process, index), _booked(self.after, process, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +129,15 @@ def _usage(store: SlotStore, slot: Slot, binding: Binding) -> Usage:
     return read_usage(store.folder(slot.nonce) / "usage", len(binding.shares))
 
 
+def _booked(usage: Usage, process: Process, index: int) -> int | None:
+    found = [
+        entry.ledgers[index].bytes
+        for entry in usage.processes
+        if (entry.pid, entry.pid_start_ticks) == (process.pid_inside, process.start_ticks)
+    ]
+    return max(found, default=None)
+
+
 def _whose(process: Process, holdings: Sequence[Holding], names: Mapping[str, str]) -> Holding:
     """Return the container of a pod that a process is in: by its id, else by the page that names it, else the pod's first."""
     name = names.get(process.container_id)
@@ -142,6 +145,6 @@ def _whose(process: Process, holdings: Sequence[Holding], names: Mapping[str, st
         if holding.binding.owner.container == name:
             return holding
     for holding in holdings:
-        if holding.booked(process, 0) is not None:
+        if holding.booked(process, 0) != (None, None):
             return holding
     return holdings[0]

@@ -1,7 +1,7 @@
 """Looks at the node again and again: finds who goes around the library, counts what is used, and gives back what was shrunk.
 
-A suspicion counts when it is there in three looks one after the other: a process may allocate and free between the reading of its
-page and that of the driver. With looks every half second a bypass of memory is known within two seconds.
+A suspicion counts when it is there in three looks one after the other: a process may allocate and free while it is looked at.
+With looks every half second a bypass of memory is known within two seconds.
 """
 
 from __future__ import annotations
