@@ -18,8 +18,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from tessera_hub.installation import free_port
 
@@ -28,6 +29,7 @@ PACKAGES = "slurmctld slurmd slurm-client munge"
 PEOPLE = ("tessera-ada", "tessera-bob")
 NODES = ("n1", "n2", "n3")
 CPUS_PER_NODE = 4
+C = TypeVar("C", bound="SlurmCluster")
 MEMORY_MIB_PER_NODE = 4096
 
 
@@ -69,7 +71,7 @@ class SlurmCluster:
 
     Args:
         directory: where everything of it lies; people must be able to pass through.
-        settings: lines of slurm.conf on top.
+        settings: lines of slurm.conf, in place of those with the same key.
     """
 
     def __init__(self, directory: Path, settings: tuple[str, ...] = ()) -> None:
@@ -86,7 +88,7 @@ class SlurmCluster:
         """Variables with which Slurm's commands find this cluster."""
         return {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "SLURM_CONF": str(self.config), "LANG": "C.UTF-8"}
 
-    def start(self) -> SlurmCluster:
+    def start(self) -> None:
         """Start all daemons; returns when the nodes are idle."""
         self._write()
         self._spawn(
@@ -96,12 +98,15 @@ class SlurmCluster:
             *(f"--seed-file={self.directory}/munge/seed", f"--log-file={self.directory}/munge/log"),
         )
         self._wait((self.directory / "munge" / "socket").exists, "munged")
+        self.start_accounting()
         self.start_controller()
         for node in NODES:
             self.start_node(node)
         self._wait(lambda: self.command("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split() != [], "sinfo")
         self._wait(lambda: set(self.command("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split()) == set(NODES), "the nodes")
-        return self
+
+    def start_accounting(self) -> None:
+        """There is none."""
 
     def start_controller(self) -> None:
         """Start slurmctld, with the state it left."""
@@ -118,6 +123,17 @@ class SlurmCluster:
         self._spawn("slurmctld", "slurmctld", "-D", "-c", "-f", str(self.config))
         self._wait(lambda: "UP" in self.command("scontrol", "ping", check=False), "slurmctld")
         self._wait(lambda: set(self.command("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split()) == set(NODES), "the nodes")
+
+    def keep_state(self) -> None:
+        """Keep what slurmctld has saved so far."""
+        shutil.copytree(self.directory / "state", self.directory / "kept", dirs_exist_ok=True)
+
+    def lose_state(self) -> None:
+        """Kill slurmctld if it runs, and start it with the state that was kept; of what came since then it has never heard."""
+        self.stop_controller(signal.SIGKILL)
+        shutil.rmtree(self.directory / "state")
+        shutil.copytree(self.directory / "kept", self.directory / "state")
+        self.start_controller()
 
     def start_node(self, node: str) -> None:
         """Start one slurmd."""
@@ -202,51 +218,48 @@ class SlurmCluster:
             f" CPUs={CPUS_PER_NODE} RealMemory={MEMORY_MIB_PER_NODE}" + ("" if node == "n3" else " Gres=gpu:a100:2,shard:8")
             for node in NODES
         ]
-        self.config.write_text(
-            "\n".join(
-                [
-                    "ClusterName=tessera-test",
-                    f"SlurmctldHost={socket.gethostname()}(127.0.0.1)",
-                    f"SlurmctldPort={self.controller_port}",
-                    "SlurmUser=root",
-                    "SlurmdUser=root",
-                    "AuthType=auth/munge",
-                    f"AuthInfo=socket={self.directory}/munge/socket",
-                    "CredType=cred/munge",
-                    "MpiDefault=none",
-                    "ProctrackType=proctrack/linuxproc",
-                    "TaskPlugin=task/none",
-                    "SelectType=select/cons_tres",
-                    "SelectTypeParameters=CR_CPU_Memory",
-                    "GresTypes=gpu,shard",
-                    "SlurmdParameters=config_overrides",
-                    "SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_min_age_reserve=0",
-                    "PreemptType=preempt/partition_prio",
-                    "PreemptMode=REQUEUE",
-                    "ReturnToService=2",
-                    "InactiveLimit=0",
-                    "KillWait=2",
-                    "MinJobAge=300",
-                    "AccountingStorageType=accounting_storage/none",
-                    "JobAcctGatherType=jobacct_gather/none",
-                    f"StateSaveLocation={self.directory}/state",
-                    f"SlurmdSpoolDir={self.directory}/spool/%n",
-                    f"SlurmctldPidFile={self.directory}/state/slurmctld.pid",
-                    f"SlurmdPidFile={self.directory}/spool/%n/slurmd.pid",
-                    f"SlurmctldLogFile={self.directory}/log/slurmctld.log",
-                    f"SlurmdLogFile={self.directory}/log/slurmd-%n.log",
-                    "SlurmctldDebug=info",
-                    "SlurmdDebug=info",
-                    *nodes,
-                    "PartitionName=gpu Nodes=n1,n2 Default=YES MaxTime=1-0 DefaultTime=60 State=UP PriorityTier=10",
-                    "PartitionName=low Nodes=n1,n2 MaxTime=1-0 DefaultTime=60 State=UP PriorityTier=1 GraceTime=0",
-                    "PartitionName=cpu Nodes=n3 MaxTime=1-0 DefaultTime=60 State=UP PriorityTier=10",
-                    "PartitionName=short Nodes=n3 MaxTime=1 MaxNodes=1 State=UP PriorityTier=10",
-                    *self.settings,
-                    "",
-                ]
-            )
-        )
+        lines = [
+            "ClusterName=tessera-test",
+            f"SlurmctldHost={socket.gethostname()}(127.0.0.1)",
+            f"SlurmctldPort={self.controller_port}",
+            "SlurmUser=root",
+            "SlurmdUser=root",
+            "AuthType=auth/munge",
+            f"AuthInfo=socket={self.directory}/munge/socket",
+            "CredType=cred/munge",
+            "MpiDefault=none",
+            "ProctrackType=proctrack/linuxproc",
+            "TaskPlugin=task/none",
+            "SelectType=select/cons_tres",
+            "SelectTypeParameters=CR_CPU_Memory",
+            "GresTypes=gpu,shard",
+            "SlurmdParameters=config_overrides",
+            "SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_min_age_reserve=0",
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=REQUEUE",
+            "ReturnToService=2",
+            "InactiveLimit=0",
+            "KillWait=2",
+            "MinJobAge=300",
+            "AccountingStorageType=accounting_storage/none",
+            "JobAcctGatherType=jobacct_gather/none",
+            f"StateSaveLocation={self.directory}/state",
+            f"SlurmdSpoolDir={self.directory}/spool/%n",
+            f"SlurmctldPidFile={self.directory}/state/slurmctld.pid",
+            f"SlurmdPidFile={self.directory}/spool/%n/slurmd.pid",
+            f"SlurmctldLogFile={self.directory}/log/slurmctld.log",
+            f"SlurmdLogFile={self.directory}/log/slurmd-%n.log",
+            "SlurmctldDebug=info",
+            "SlurmdDebug=info",
+            *nodes,
+            "PartitionName=gpu Nodes=n1,n2 Default=YES MaxTime=1-0 DefaultTime=60 State=UP PriorityTier=10",
+            "PartitionName=low Nodes=n1,n2 MaxTime=1-0 DefaultTime=60 State=UP PriorityTier=1 GraceTime=0",
+            "PartitionName=cpu Nodes=n3 MaxTime=1-0 DefaultTime=60 State=UP PriorityTier=10",
+            "PartitionName=short Nodes=n3 MaxTime=1 MaxNodes=1 State=UP PriorityTier=10",
+        ]
+        given = {line.partition("=")[0] for line in self.settings}
+        lines = [line for line in lines if line.partition("=")[0] not in given]
+        self.config.write_text("\n".join([*lines, *self.settings, ""]))
         (self.directory / "etc" / "gres.conf").write_text(
             "NodeName=n[1-2] Name=gpu Type=a100 File=/dev/null\n"
             "NodeName=n[1-2] Name=gpu Type=a100 File=/dev/zero\n"
@@ -256,14 +269,20 @@ class SlurmCluster:
 
 
 @contextmanager
-def running(settings: tuple[str, ...] = ()) -> Iterator[SlurmCluster]:
+def running_as(kind: type[C], settings: tuple[str, ...] = ()) -> Iterator[C]:
     """A cluster in a temporary directory, with people's accounts; nothing of it is left afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="tessera-slurm-"))
     directory.chmod(0o755)
-    cluster = SlurmCluster(directory, settings)
+    cluster = kind(directory, settings)
     with people():
         try:
-            yield cluster.start()
+            cluster.start()
+            yield cluster
         finally:
             cluster.stop()
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def running(settings: tuple[str, ...] = ()) -> AbstractContextManager[SlurmCluster]:
+    """A cluster without accounting, as :func:`running_as` makes it."""
+    return running_as(SlurmCluster, settings)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import free_ports
+from tests.slurm.cluster import PEOPLE, SlurmCluster, free_ports
 
 
 def key(path: Path) -> str:
@@ -65,20 +68,32 @@ class LoginNode:
 
     def cut(self) -> None:
         """End it and all its connections."""
+        for pid in self._sessions():
+            os.kill(pid, signal.SIGKILL)
         assert self.process is not None
-        mark = str(self.process.pid)
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue
-                if fields[1] == mark:
-                    os.kill(int(entry.name), 9)
         self.process.kill()
         self.process.wait(10)
         self.process = None
         (self.directory / "log").write_text("")
+
+    def freeze(self) -> None:
+        """Let it and all its connections stay open and answer nothing; commands that it had started go on."""
+        assert self.process is not None
+        for pid in (self.process.pid, *self._sessions()):
+            os.kill(pid, signal.SIGSTOP)
+
+    def _sessions(self) -> list[int]:
+        """Return the processes of its connections: each has one of root's, and below it one of the account's."""
+        assert self.process is not None
+        parents: dict[int, int] = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and (entry / "comm").read_text().startswith("sshd"):
+                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        found = [self.process.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found[1:]
 
 
 @contextmanager
@@ -101,3 +116,12 @@ def ssh_programs() -> None:
     """Fail with what to install where there is no sshd."""
     if shutil.which("sshd", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None or shutil.which("ssh") is None:
         pytest.fail("sshd or ssh not found; on Debian: apt-get install openssh-server openssh-client", pytrace=False)
+
+
+@pytest.fixture
+def login(ssh_programs: None, slurm: SlurmCluster) -> Iterator[LoginNode]:
+    # Below the cluster's folder, which people may pass through: sshd reads their keys as them.
+    directory = Path(tempfile.mkdtemp(prefix="login-", dir=slurm.directory))
+    with login_node(directory, PEOPLE) as node:
+        yield node
+    shutil.rmtree(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -29,6 +30,37 @@ exit $status
 """
 
 
+class Door:
+    """A folder with an ``sbatch`` that stops on order; to be the first on the path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        folder.chmod(0o777)
+        program = folder / "sbatch"
+        program.write_text(SBATCH.replace("{door}", str(folder)))
+        program.chmod(0o755)
+
+    def stop_at(self, where: str) -> None:
+        """Let the next sbatch stop ``before`` or ``after`` the job is taken."""
+        (self.folder / where).touch()
+
+    def wait_until_stopped(self, seconds: float = 30.0) -> None:
+        """Wait until an sbatch stands there."""
+        deadline = time.monotonic() + seconds
+        while not (self.folder / "reached").exists():
+            assert time.monotonic() < deadline, "no sbatch came"
+            time.sleep(0.02)
+
+    def go_on(self, where: str) -> None:
+        """Let it go on."""
+        (self.folder / where).unlink()
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder)
+
+
 class SlurmProxy(LocalProxy):
     """The Proxy of a Slurm centre, with the settings file that an operator would write."""
 
@@ -38,18 +70,14 @@ class SlurmProxy(LocalProxy):
         super().__init__(service, directory, api)
         self.cluster = cluster
         self.data_dir = directory / "slurm"
-        self.door = directory / "door"
-        self.door.mkdir()
-        self.door.chmod(0o777)
-        (self.door / "sbatch").write_text(SBATCH.replace("{door}", str(self.door)))
-        (self.door / "sbatch").chmod(0o755)
+        self.door = Door(directory / "door")
         accounts = "\n".join(f'"{person}" = "{account}"' for person, account in ACCOUNTS.items())
         settings = directory / "slurm.toml"
         settings.write_text(f"""
 suspend = true
 poll_seconds = 0.3
 slurm_conf = "{cluster.config}"
-path = "{self.door}:{cluster.environment["PATH"]}"
+path = "{self.door.folder}:{cluster.environment["PATH"]}"
 {more}
 [accounts]
 {accounts}
@@ -71,18 +99,3 @@ a100 = "A100-80G"
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
         self.process = None
-
-    def stop_at(self, where: str) -> None:
-        """Let the next sbatch stop ``before`` or ``after`` the job is taken."""
-        (self.door / where).touch()
-
-    def wait_until_stopped(self, seconds: float = 30.0) -> None:
-        """Wait until an sbatch stands there."""
-        deadline = time.monotonic() + seconds
-        while not (self.door / "reached").exists():
-            assert time.monotonic() < deadline, self.log_path.read_text()[-3000:]
-            time.sleep(0.02)
-
-    def go_on(self, where: str) -> None:
-        """Let it go on."""
-        (self.door / where).unlink()

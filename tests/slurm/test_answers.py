@@ -119,10 +119,15 @@ def test_an_answer_of_another_kind_is_refused(text: str) -> None:
 
 
 def test_accounting() -> None:
-    text = "12|CANCELLED by 1000|1000|1100|0:15|run\n13|COMPLETED|1|2|0:0|a|b\nbroken\n"
+    text = (
+        "12|CANCELLED by 1000|1000|1100|0:15|n1|run\n13|COMPLETED|1|2|0:0|n[1-2]|a|b\n"
+        "14|CANCELLED by 0|5|5|0:0|None assigned|c\n15|RUNNING|7|Unknown|0:0|n1|d\nbroken\n"
+    )
     assert jobs.parse_accounting(text) == [
         jobs.PastJob("12", "run", "CANCELLED", 1000, 1100, None, 15),
         jobs.PastJob("13", "a|b", "COMPLETED", 1, 2, 0, None),
+        jobs.PastJob("14", "c", "CANCELLED", 0, 5, 0, None),
+        jobs.PastJob("15", "d", "RUNNING", 7, 0, 0, None),
     ]
 
 

@@ -151,16 +151,16 @@ def test_a_proxy_that_is_killed_in_the_middle_of_a_run(centre: SlurmProxy) -> No
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_a_proxy_that_is_killed_while_it_submits_starts_user_code_once(centre: SlurmProxy, where: str) -> None:
-    centre.stop_at(where)
+    centre.door.stop_at(where)
     task_id = centre.submit(SLEEPER.format(seconds=3))
-    centre.wait_until_stopped()
+    centre.door.wait_until_stopped()
     centre.kill()
     centre.start()
     centre.wait_for_session()
     if where == "before":
         # The second Proxy has submitted meanwhile; now the first one's sbatch goes on as well.
         centre.wait_for_output(task_id, "began")
-    centre.go_on(where)
+    centre.door.go_on(where)
     task = centre.wait(task_id)
     assert (task["phase"], task["attempts"]) == ("SUCCEEDED", 1)
     assert centre.output(task_id).count("began") == 1

@@ -5,36 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.proxy.conformance import OBEDIENT, SLEEPER, notebook
 from tests.proxy.conftest import LeaseMaker
-from tests.slurm.cluster import PEOPLE, SlurmCluster
-from tests.slurm.login import LoginNode, login_node, ssh_programs
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.login import LoginNode, login, ssh_programs
 from tests.slurm.site import SlurmSite
 
-__all__ = ["ssh_programs"]
+__all__ = ["login", "ssh_programs"]
 pytestmark = pytest.mark.root
 SERVICE = "tessera-bob"
 """The account of the Proxy's own commands; it is no operator of Slurm."""
 
 
-@pytest.fixture
-def login(ssh_programs: None, slurm: SlurmCluster) -> Iterator[LoginNode]:
-    # Below the cluster's folder, which people may pass through: sshd reads their keys as them.
-    directory = Path(tempfile.mkdtemp(prefix="login-", dir=slurm.directory))
-    with login_node(directory, PEOPLE) as node:
-        yield node
-    shutil.rmtree(directory)
-
-
-def site_of(slurm: SlurmCluster, login: LoginNode) -> SlurmSite:
+def site_of(slurm: SlurmCluster, login: LoginNode, alive_seconds: int = 10, **fields: Any) -> SlurmSite:
     directory = slurm.shared / f"centre-{login.port}"
     directory.mkdir()
     uid = pwd.getpwnam(SERVICE)
@@ -46,7 +35,6 @@ def site_of(slurm: SlurmCluster, login: LoginNode) -> SlurmSite:
         accounts={"ada": "tessera-ada"},
         python=sys.executable,
         suspend=False,
-        command_seconds=20,
         ssh={
             "host": "127.0.0.1",
             "port": login.port,
@@ -54,7 +42,9 @@ def site_of(slurm: SlurmCluster, login: LoginNode) -> SlurmSite:
             "key": str(login.keys / SERVICE),
             "keys": str(login.keys),
             "known_hosts": str(login.known_hosts),
+            "alive_seconds": alive_seconds,
         },
+        **{"command_seconds": 20, **fields},
     )
 
 

@@ -22,24 +22,6 @@ def command(site: SlurmSite, *argv: str) -> str:
     return site.cluster.command(*argv)
 
 
-async def test_a_run_survives_a_restart_of_the_controller(site: SlurmSite, make_lease: LeaseMaker) -> None:
-    await site.start()
-    lease, source = make_lease(SLEEPER.format(seconds=4))
-    await site.submit(lease, source)
-    await site.wait_for_output(lease, b"began")
-    before = await site.wait(lease, "RUNNING")
-    await asyncio.to_thread(site.cluster.stop_controller)
-    late, late_source = make_lease("print('late')")
-    await site.submit(late, late_source)
-    await asyncio.sleep(1.0)
-    assert (await site.run(lease)) is not None
-    assert (await site.wait(lease, "RUNNING")).meter == before.meter
-    await asyncio.to_thread(site.cluster.start_controller)
-    run = await site.wait(lease)
-    assert (run.phase, run.meter[0]) == ("SUCCEEDED", before.meter[0])
-    assert (await site.wait(late)).phase == "SUCCEEDED"
-
-
 async def test_a_submit_whose_answer_is_lost_starts_once(site: SlurmSite, make_lease: LeaseMaker) -> None:
     driver = await site.start()
     real, lost = driver.slurm.submit, 0  # type: ignore[attr-defined]

@@ -24,22 +24,23 @@ from tessera_hub.proxy.drivers.slurm.engine import Slurm
 from tessera_hub.proxy.drivers.slurm.entries import Entry, conclude, conclude_order, held_here, living, over
 from tessera_hub.proxy.drivers.slurm.files import Files
 from tessera_hub.proxy.drivers.slurm.inventory import Cards, homes_of, partitions_in_use, pools_of
-from tessera_hub.proxy.drivers.slurm.jobs import SUSPENDED, Job
+from tessera_hub.proxy.drivers.slurm.jobs import Job
 from tessera_hub.proxy.drivers.slurm.nodes import Node
+from tessera_hub.proxy.drivers.slurm.orders import see_to_order
 from tessera_hub.proxy.drivers.slurm.preparation import Preparation, held_by
 from tessera_hub.proxy.drivers.slurm.records import Native
 from tessera_hub.proxy.drivers.slurm.results import collect, usage_of
 from tessera_hub.proxy.drivers.slurm.settings import SlurmSettings
 from tessera_hub.proxy.drivers.slurm.transport import Transport, TransportError
+from tessera_hub.proxy.drivers.slurm.vanished import judge_vanished
 from tessera_hub.proxy.errors import ProxyError
 from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
 from tessera_hub.schemas.tasks import Phase
 
 log = structlog.get_logger(__name__)
 
-KILL_SLACK_SECONDS: Final = 15
-ABSENT_LOOKS: Final = 2
-"""How often a job must be absent from Slurm's answer before we believe that Slurm forgot it."""
+ORDER_SECONDS: Final = 10.0
+"""Most that an order waits for the centre; it is recorded, and the looks see to it."""
 LOG_FILES: Final[Mapping[str, str]] = {"output": "output.log", "progress": "progress.jsonl"}
 
 
@@ -68,6 +69,7 @@ class SlurmDriver(Driver):
         self.cards = Cards(settings.cards)
         self.preparation = Preparation(settings, self.slurm, files, self.cards, service_url)
         self._entries: dict[UUID, Entry] = {}
+        self._source_of: Callable[[Lease], InputSource] | None = None
         self._inventory = Inventory(pools=[])
         self._kernels: dict[str, list[str]] = {}
         self._lock: int | None = None
@@ -95,23 +97,23 @@ class SlurmDriver(Driver):
                 path.mkdir(parents=True, exist_ok=True, mode=0o711)
                 path.chmod(0o711)  # people's runs pass through, nobody lists
             self._take_directory()
-            await self._patiently(self.files.start)
+            await self.preparation.patiently(self.files.start)
         except OSError as error:
             message = f"{self.data_dir} cannot be written: {error.strerror}; make room, or use another folder"
             raise ProxyError("proxy.data_dir_unusable", message) from error
-        await self._patiently(self.slurm.look)
+        await self.preparation.patiently(self.slurm.look)
         for name, environment in self.settings.environments.items():
             known = environment.kernels
             if known is None and environment.kind == "local path" and self.settings.ssh is None:
                 known = await kernels_of(Path(environment.interpreter))
             self._kernels[name] = ["python3"] if known is None else known
-        waiting = []
+        waiting, self._source_of = [], source_of
         for path in sorted(self.root.iterdir()):
             if not path.name.startswith(".") and (run := RunDirectory.load(path)) is not None:
                 entry = self._entries[run.lease.run_id] = Entry(run, Native.load(run), held_by(run.lease))
                 if not entry.native.job_id and run.read("end.json") is None:
                     waiting.append(entry)
-        await self._patiently(self.look)
+        await self.preparation.patiently(self.look)
         for entry in waiting:
             entry.start = asyncio.create_task(self._start(entry, source_of(entry.run.lease)))
         self._polling = asyncio.create_task(self._poll_for_ever())
@@ -125,17 +127,6 @@ class SlurmDriver(Driver):
             self._lock = None
             message = f"another Proxy works in {self.data_dir}; stop it, or use another --data-dir"
             raise ProxyError("proxy.data_dir_in_use", message) from error
-
-    async def _patiently(self, call: Callable[[], Any]) -> None:
-        """Repeat *call* while the centre cannot be reached: its outage ends nothing."""
-        while True:
-            try:
-                await call()
-            except TransportError as error:
-                log.warning("slurm_unreachable", error=str(error))
-                await asyncio.sleep(self.settings.poll_seconds)
-            else:
-                return
 
     async def close(self) -> None:
         """Interrupt starts and let the centre go; jobs go on."""
@@ -176,7 +167,7 @@ class SlurmDriver(Driver):
             for job in jobs:
                 by_name.setdefault(job.name, []).append(job)
             for run_id, entry in list(self._entries.items()):
-                if not entry.native.ended and run_id in known:
+                if run_id in known and not entry.native.ended:
                     try:
                         await self._observe(entry, by_name.get(str(run_id), []))
                     except TransportError as error:  # one person's account may be closed to us; the others go on
@@ -194,16 +185,19 @@ class SlurmDriver(Driver):
         account = self.preparation.account_name(run)
         for other in jobs:  # a submit whose answer was lost and that was repeated; its job starts nothing
             if other is not job and not other.ended and self.preparation.ours(run, other):
-                await self.slurm.cancel(other.job_id, account)
-        entry.job, entry.absent = job, 0 if job is not None else entry.absent + 1
+                await self.slurm.cancel(other.job_id, other.name, account)
+        entry.notice(job, now)
         if job is not None:
             changed = native.observe(job, now)
             if native.ended and not job.ended:  # put back into Slurm's queue: it must not start again
-                await self.slurm.cancel(job.job_id, account)
-        elif changed := entry.absent >= ABSENT_LOOKS:
-            past = [p for p in await self.slurm.past(str(run.lease.run_id)) if p.job_id == native.job_id]
-            await self.files.refresh(run, ended=False)
-            native.conclude_purged(run, past[0] if past else None, now)
+                await self.slurm.cancel(job.job_id, job.name, account)
+        else:
+            patience = self.settings.accounting_seconds
+            verdict = await judge_vanished(entry, native, self.slurm, self.files, account, patience)
+            if verdict == "lost":
+                self._submit_again(entry)
+                return
+            changed = verdict == "ended"
         if native.ended or job is None or job.state != "PENDING":
             await self.files.refresh(run, ended=bool(native.ended))
         if changed:
@@ -277,6 +271,15 @@ class SlurmDriver(Driver):
             entry.submitting = False
             entry.start = None
 
+    def _submit_again(self, entry: Entry) -> None:
+        """Submit a run whose job Slurm lost before it began."""
+        log.warning("job_lost_before_it_began", run=str(entry.run.lease.run_id), job=entry.native.job_id)
+        assert self._source_of is not None
+        entry.native, entry.absent = Native(), 0
+        entry.native.save(entry.run)
+        entry.stage = Phase.STARTING
+        entry.start = asyncio.create_task(self._start(entry, self._source_of(entry.run.lease)))
+
     # --- orders ---------------------------------------------------------------------------------------------------
 
     async def cancel(self, run_id: UUID, why: CancelReason, grace_seconds: int) -> None:
@@ -297,32 +300,14 @@ class SlurmDriver(Driver):
                 conclude_order(entry.run)
                 return
         try:
-            await self._see_to_order(entry)
-            await self.look()
-        except TransportError as error:  # it is recorded; the next look sees to it
+            async with asyncio.timeout(ORDER_SECONDS):
+                await self._see_to_order(entry)
+                await self.look()
+        except (TransportError, TimeoutError) as error:  # it is recorded; the next look sees to it
             log.warning("slurm_unreachable", error=str(error))
 
     async def _see_to_order(self, entry: Entry) -> None:
-        """Do what an order of :meth:`cancel` still needs."""
-        order, native = entry.run.read("cancel.json"), entry.native
-        if order is None or native.ended or not native.job_id:
-            return
-        account = self.preparation.account_name(entry.run)
-        grace = int(order["grace_seconds"])
-        waited = time.time() - datetime.fromisoformat(order["at"]).timestamp()
-        running = entry.job is not None and entry.job.state in ("RUNNING", *SUSPENDED)
-        if not running or grace <= 0 or waited > grace + KILL_SLACK_SECONDS:
-            await self.slurm.cancel(native.job_id, account)
-            return
-        if entry.signalled:
-            return
-        await self.files.put(entry.run, "cancel.json", order)
-        if order["why"] in ("cancel", "preempt"):
-            await self.files.put(entry.run, "stop.json", {"why": order["why"], "grace_seconds": grace})
-        if entry.job is not None and entry.job.state in SUSPENDED:
-            await self.slurm.resume(native.job_id)
-        await self.slurm.signal(native.job_id, "TERM", account, batch=entry.run.lease.spec.roles[0].replicas == 1)
-        entry.signalled = True
+        await see_to_order(entry, self.slurm, self.files, self.preparation.account_name(entry.run))
 
     async def suspend(self, run_id: UUID) -> None:
         """``scontrol suspend``, where the settings say that the Proxy may."""
@@ -357,7 +342,7 @@ class SlurmDriver(Driver):
                 del self._entries[run_id]
                 if entry.native.job_id:
                     with contextlib.suppress(TransportError):
-                        await self.slurm.cancel(entry.native.job_id, None)
+                        await self.slurm.cancel(entry.native.job_id, str(run_id), None)
         return found
 
     def streams(self, lease: Lease) -> Sequence[Stream]:

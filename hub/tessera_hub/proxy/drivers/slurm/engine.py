@@ -17,12 +17,17 @@ from tessera_hub.proxy.drivers.slurm.transport import Answer, Transport, Transpo
 
 log = structlog.get_logger(__name__)
 
+MIN_JOB_AGE_SECONDS: Final = 300
+"""Slurm's own default, slurm.conf(5)."""
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)")
 _UNREACHABLE: Final = re.compile(
-    r"contact slurm controller|Socket timed out|Connection refused|slurm_load_\w+ error: Unable|Zero Bytes|"
-    r"temporarily unable to accept|Slurm backup controller in standby|Protocol authentication error|Insane message",
+    r"contact slurm controller|Socket timed out|slurm_load_\w+ error: Unable|Zero Bytes|temporarily unable to accept|"
+    r"Slurm backup controller in standby|Protocol authentication error|Insane message|"
+    r"Connection (refused|reset|timed out|aborted)|Broken pipe|(Network|Host) is (unreachable|down)|No route to host|"
+    r"Communication (connection|shutdown) failure|Message (send|receive) failure",
     re.IGNORECASE,
 )
+_MIN_JOB_AGE: Final = re.compile(r"^MinJobAge\s*=\s*(\d+)", re.MULTILINE)
 _GONE: Final = re.compile(r"Invalid job id|already completed|already completing|Job/step already", re.IGNORECASE)
 _REFUSALS: Final = (
     (re.compile(r"time limit", re.IGNORECASE), "never.time_limit"),
@@ -53,11 +58,13 @@ class Slurm:
 
     Attributes:
         version: (23, 11); (0, 0) while it is not known.
+        min_job_age: seconds for which the controller remembers a job that has ended.
     """
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.version: tuple[int, int] = (0, 0)
+        self.min_job_age = MIN_JOB_AGE_SECONDS
         self._json = True
 
     async def _call(self, *argv: str, account: str | None = None, data: bytes = b"") -> Answer:
@@ -72,7 +79,7 @@ class Slurm:
         return answer
 
     async def look(self) -> None:
-        """Find out the version.
+        """Find out the version, and how long the controller remembers what has ended.
 
         Raises:
             TransportError: there is no Slurm.
@@ -82,6 +89,8 @@ class Slurm:
         if answer.status or match is None:
             raise TransportError(f"sinfo --version: {answer.errors or answer.text.strip() or answer.status}")
         self.version = int(match[1]), int(match[2])
+        configured = _MIN_JOB_AGE.search((await self._call("scontrol", "show", "config")).text)
+        self.min_job_age = int(configured[1]) if configured else MIN_JOB_AGE_SECONDS
 
     async def jobs(self) -> list[Job]:
         """Return all jobs that the controller remembers, ended ones too.
@@ -103,11 +112,16 @@ class Slurm:
             raise TransportError(f"squeue: {answer.errors}")
         return jobs.parse_text(answer.text)
 
-    async def past(self, run_id: str) -> list[PastJob]:
-        """Return what the accounting database knows of a run's jobs; nothing where there is no database."""
-        answer = await self._call(
-            "sacct", "-n", "-P", "-X", f"--name={run_id}", "--starttime=now-30days", "-o", jobs.SACCT_FIELDS
-        )
+    async def past(self, run_id: str, account: str | None) -> list[PastJob]:
+        """Return what the accounting database knows of a run's jobs; nothing where there is no database.
+
+        Asked under the run's *account*: ``sacct`` shows people their own jobs only, so nobody else's of the same name either.
+
+        Raises:
+            TransportError: there is a database, and it does not answer.
+        """
+        argv = ("sacct", "-n", "-P", "-X", f"--name={run_id}", "--starttime=now-30days", "-o", jobs.SACCT_FIELDS)
+        answer = await self._call(*argv, account=account)
         return [] if answer.status else [job for job in jobs.parse_accounting(answer.text) if job.name == run_id]
 
     async def nodes(self) -> list[Node]:
@@ -153,13 +167,15 @@ class Slurm:
             raise refusal(answer.errors or answer.text)
         return job_id
 
-    async def cancel(self, job_id: str, account: str | None) -> None:
+    async def cancel(self, job_id: str, name: str, account: str | None) -> None:
         """End a job, waiting or running; one that is over is no error.
+
+        With its *name*, since a controller that lost its last seconds gives their numbers to other jobs.
 
         Raises:
             TransportError: the controller cannot be reached.
         """
-        self._expect(await self._call("scancel", "--quiet", job_id, account=account), "scancel")
+        self._expect(await self._call("scancel", "--quiet", f"--name={name}", job_id, account=account), "scancel")
 
     async def signal(self, job_id: str, name: str, account: str | None, *, batch: bool) -> None:
         """Send a signal to the batch script of a running job, or to its steps; one that does not run is no error.

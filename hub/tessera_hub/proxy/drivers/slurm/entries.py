@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,9 +33,24 @@ class Entry:
     stage: Phase = Phase.DISPATCHED
     job: Job | None = None
     absent: int = 0
+    """How many looks have not shown the job."""
+    vanished_at: float = 0.0
+    """Monotonic seconds of the first of them."""
+    seen: int = 0
+    """Second UTC of the last look that showed it."""
     signalled: bool = False
     ended: NativeRun | None = None
     used: tuple[float, int] = (0.0, 0)
+
+    def notice(self, job: Job | None, now: int) -> None:
+        """Take in whether a look showed the job."""
+        self.job = job
+        if job is not None:
+            self.absent, self.seen = 0, now
+            return
+        self.absent += 1
+        if self.absent == 1:
+            self.vanished_at = time.monotonic()
 
 
 def over(entry: Entry) -> NativeRun | None:

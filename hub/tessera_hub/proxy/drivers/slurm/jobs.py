@@ -268,17 +268,18 @@ class PastJob:
     signal: int | None
 
 
-SACCT_FIELDS: Final = "JobIDRaw,State,Start,End,ExitCode,JobName"
+SACCT_FIELDS: Final = "JobIDRaw,State,Start,End,ExitCode,NodeList,JobName"
+_NO_NODES: Final = ("", "None assigned", "None")
 
 
 def parse_accounting(text: str) -> list[PastJob]:
     """Return the jobs of ``sacct -n -P -X -o`` with :data:`SACCT_FIELDS`; the same text in all versions."""
     found = []
     for line in text.splitlines():
-        parts = line.split("|", 5)
-        if len(parts) != 6:
+        parts = line.split("|", 6)
+        if len(parts) != 7:
             continue
-        job_id, state, start, end, code, name = parts
+        job_id, state, start, end, code, nodes, name = parts
         status, _colon, killed = code.partition(":")
         first = state.split()[0] if state.split() else ""  # "CANCELLED by 1000"
         found.append(
@@ -286,7 +287,7 @@ def parse_accounting(text: str) -> list[PastJob]:
                 job_id,
                 name,
                 first,
-                _digits(start),
+                0 if nodes in _NO_NODES else _digits(start),  # one that never began has a start of its own in some versions
                 _digits(end),
                 None if _digits(killed) else _digits(status),
                 _digits(killed) or None,

@@ -169,8 +169,8 @@ class Preparation:
         """
         lease = run.lease
         environment = self.environment_of(lease)
-        account: UnixAccount = await self._patiently(lambda: account_of(lease.owner, self.settings, self.slurm.transport))
-        await self._patiently(lambda: self._check_environment(lease.spec.environment, environment))
+        account: UnixAccount = await self.patiently(lambda: account_of(lease.owner, self.settings, self.slurm.transport))
+        await self.patiently(lambda: self._check_environment(lease.spec.environment, environment))
         partition = self.partition_for(lease)
         place = self.files.place(run)
         job_options(lease, partition=partition, settings=self.settings, cards=self.cards, place=place)  # refuses early
@@ -192,7 +192,7 @@ class Preparation:
         await asyncio.to_thread(note_inputs, run)
         run.put("run.json", run_document(lease, self.options.output_bytes))
         run.put("launch.json", launch_document(lease, self.options, place, environment, variables))
-        await self._patiently(lambda: self.files.hand_over(run, account))
+        await self.patiently(lambda: self.files.hand_over(run, account))
         run.write("prepared.json", {"at": datetime.now(UTC).isoformat(), "partition": partition.name})
 
     def account_name(self, run: RunDirectory) -> str | None:
@@ -245,11 +245,12 @@ class Preparation:
         living = [job for job in jobs if not job.ended]
         if living or jobs:
             return min(living or jobs, key=lambda job: int(job.job_id)).job_id
-        past = await self.slurm.past(str(run.lease.run_id))
-        return past[0].job_id if past else None
+        past = await self.slurm.past(str(run.lease.run_id), self.account_name(run))
+        # One without an end is a job that the controller has lost since: it never comes.
+        return next((job.job_id for job in past if job.end), None)
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat *call* while the centre cannot be reached."""
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat *call* while the centre cannot be reached: its outage ends nothing."""
         while True:
             try:
                 return await call()

@@ -89,6 +89,8 @@ class SshSettings(Strict):
     keys: AbsolutePath | None = None
     """Directory with one private key per person's account, named after it; None: people's commands go through sudo."""
     known_hosts: AbsolutePath | None = None
+    alive_seconds: Annotated[int, Field(ge=1)] = 10
+    """A connection on which nothing came for three times as long is given up and opened again."""
 
 
 class SlurmSettings(Strict):
@@ -119,6 +121,8 @@ class SlurmSettings(Strict):
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0
     command_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Most that one command of Slurm may take."""
+    accounting_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """How long the end of a job that Slurm has forgotten waits for a ``slurmdbd`` that does not answer."""
     default_minutes: Annotated[int, Field(ge=1)] | None = None
     """Time limit of a job whose task names none; None: the partition's default."""
     slurm_conf: AbsolutePath | None = None

@@ -172,7 +172,7 @@ class SshTransport(Transport):
             "BatchMode": "yes",
             "ControlPath": f"{self._sockets.name}/%C",
             "ConnectTimeout": "10",
-            "ServerAliveInterval": "10",
+            "ServerAliveInterval": str(self.ssh.alive_seconds),
             "ServerAliveCountMax": "3",
             "StrictHostKeyChecking": "yes",
         }
