@@ -230,6 +230,9 @@ def agent(
         Agent(settings).run()
     except VgpuError as error:
         raise Refused(error) from error
+    except OSError as error:
+        # A file that is not there, or a port that is taken.
+        raise click.ClickException(_("The node agent cannot go on: {reason}", reason=error)) from error
 
 
 @command.command("resize")
