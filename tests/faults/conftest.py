@@ -5,7 +5,7 @@ centre            function  one of them
 postgres_centre   function  one on a real PostgreSQL
 check             function  ``await check(centre, "name")``: holds what is promised, and adds a row to the table
 
-At the end of the session the table of all of them is printed.
+At the end of the session the table of all of them is printed, and one of what came of faults of engines (outcomes.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 
 from tests.faults.centre import Centre
+from tests.faults.outcomes import show
 
 Maker = Callable[[], Awaitable[Centre]]
 Check = Callable[..., Awaitable[None]]
@@ -96,6 +97,7 @@ def check(request: pytest.FixtureRequest) -> Check:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print what was done and what came of it."""
+    show(terminalreporter)
     rows = config.stash.get(ROWS, [])
     if not rows:
         return
