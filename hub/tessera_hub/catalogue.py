@@ -6,20 +6,22 @@ Free is the cluster's own report minus what the hub has promised since: runs pla
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tessera_billing.prices import PriceList, price_list
 from tessera_hub.schemas.capacity import CardCapacity, ClusterCapacity, Environment
-from tessera_hub.schemas.protocol import Inventory
-from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD
+from tessera_hub.schemas.protocol import Inventory, Pool
+from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode
 from tessera_hub.schemas.tasks import Phase
-from tessera_hub.store.tables import Cluster, RunRow
+from tessera_hub.store.tables import Cluster, RunRow, TaskRow
 
 SHARED = ("cpu", "memory")
 """Dimensions that pools of one node group have in common."""
+PARTITION = "partition/"
 PROMISED = (Phase.RESERVED.value, Phase.DISPATCHED.value)
 
 
@@ -30,16 +32,50 @@ async def open_clusters(session: AsyncSession, tenants: set[str] | None) -> list
 
 
 async def promised(session: AsyncSession) -> dict[int, dict[str, int]]:
-    """Return cluster id → what runs hold there that have not begun."""
-    rows = await session.execute(select(RunRow.cluster_id, RunRow.charge).where(RunRow.phase.in_(PROMISED)))
+    """Return cluster id → what runs hold there that have not begun, partitions by their own names."""
+    query = (
+        select(RunRow.cluster_id, RunRow.charge, RunRow.card_class, TaskRow.spec["roles"].label("roles"))
+        .join(TaskRow, TaskRow.id == RunRow.task_id)
+        .where(RunRow.phase.in_(PROMISED))
+    )
     total: dict[int, dict[str, int]] = {}
-    for cluster_id, charge in rows.all():
-        if cluster_id is None:
+    for row in (await session.execute(query)).all():
+        if row.cluster_id is None:
             continue
-        held = total.setdefault(cluster_id, {})
-        for dimension, amount in (charge or {}).items():
-            held[dimension] = held.get(dimension, 0) + int(amount)
+        held = total.setdefault(row.cluster_id, {})
+        for dimension, amount in by_partition(row.charge or {}, row.card_class, row.roles).items():
+            held[dimension] = held.get(dimension, 0) + amount
     return total
+
+
+def by_partition(charge: Mapping[str, int], card_class: str | None, roles: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return what a run holds, its hardware partitions not as parts of cards but by number: ``partition/<class>:<share>:<MiB>``.
+
+    A partition is free or taken as one piece; as a sum it would seem to be taken of every pool of its class.
+    """
+    found = {dimension: int(amount) for dimension, amount in charge.items()}
+    for role in roles:
+        cards = role["resources"].get("cards") or {}
+        if cards.get("mode") != CardMode.MIG.value:
+            continue
+        count, each = int(role["replicas"]), (int(cards["centi_cards"]), int(cards["memory_mib"]))
+        for dimension, amount in zip((f"cards/{card_class}", f"card_memory/{card_class}"), each, strict=True):
+            found[dimension] = found.get(dimension, 0) - amount * count
+        key = f"{PARTITION}{card_class}:{each[0]}:{each[1]}"
+        found[key] = found.get(key, 0) + count
+    return {dimension: amount for dimension, amount in found.items() if amount}
+
+
+def held_of(pool: Pool, left: dict[str, int]) -> dict[str, int]:
+    """Take from what is promised (*left*) what falls on the cards of *pool*, and return it by dimension."""
+    dimensions = (f"cards/{pool.card_class}", f"card_memory/{pool.card_class}") if pool.card_class else ()
+    if (part := pool.partition) is not None:
+        count = left.pop(f"{PARTITION}{pool.card_class}:{part.centi_cards}:{part.memory_mib}", 0)
+        return dict(zip(dimensions, (count * part.centi_cards, count * part.memory_mib), strict=True)) if count else {}
+    here = {d: min(left[d], pool.free[d]) for d in dimensions if left.get(d) and d in pool.free}
+    for dimension, amount in here.items():
+        left[dimension] -= amount
+    return here
 
 
 async def prices(session: AsyncSession) -> PriceList:
@@ -69,7 +105,9 @@ def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], b
     free: dict[str, int] = {}
     cards = []
     groups: set[str] = set()
+    left = dict(held)
     for pool in inventory.pools:
+        here = held_of(pool, left)
         # Nodes that several pools show, once for each class of card, count once.
         shown = SHARED if pool.node_group in groups else ()
         if pool.node_group is not None:
@@ -78,6 +116,8 @@ def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], b
             for dimension, amount in amounts.items():
                 if dimension not in shown:
                     sums[dimension] = sums.get(dimension, 0) + amount
+        for dimension, amount in here.items():
+            free[dimension] = free.get(dimension, 0) - amount
         if pool.card_class:
             dimension = f"cards/{pool.card_class}"
             each = [card for shape in pool.shapes for _n in range(shape.count) for card in shape.cards]
@@ -87,10 +127,11 @@ def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], b
                     vendor=pool.vendor or "",
                     memory_mib=pool.card_memory_mib or 0,
                     total_centi_cards=pool.total.get(dimension, 0),
-                    free_centi_cards=max(0, pool.free.get(dimension, 0) - held.get(dimension, 0)),
+                    free_centi_cards=max(0, pool.free.get(dimension, 0) - here.get(dimension, 0)),
                     whole_cards_free=sum(1 for share, _memory in each if share >= CENTI_CARDS_PER_CARD),
                     largest_share_centi_cards=max((share for share, _memory in each), default=0),
                     modes=pool.card_modes,
+                    partition=pool.partition,
                     nano_per_card_hour=_price(book, cluster.name, dimension, CENTI_CARDS_PER_CARD),
                     nano_per_mib_hour=_price(book, cluster.name, f"card_memory/{pool.card_class}", 1),
                 )
@@ -105,7 +146,7 @@ def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], b
             "gang": "gang" in cluster.capabilities,
             "last_contact": cluster.last_contact_at,
             "cards": cards,
-            "free": {d: max(0, a - held.get(d, 0)) for d, a in free.items()},
+            "free": {d: max(0, a - held.get(d, 0) if d in SHARED else a) for d, a in free.items()},
             "total": total,
             "waiting_tasks": waiting,
         }

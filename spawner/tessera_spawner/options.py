@@ -15,7 +15,7 @@ from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode, CardRequest, Resources
 from tessera_hub.schemas.tasks import Lifecycle, Role, TaskKind, TaskSpec
 
-COMPUTE: Final = ("cpu", "share", "whole")
+COMPUTE: Final = ("cpu", "share", "mig", "whole")
 SHARE_STEP: Final = 5
 """Shares come in steps of five hundredths of a card."""
 LINK_PREFIX: Final = "opt-"
@@ -38,8 +38,9 @@ class WorkspaceOptions:
     compute: str = "cpu"
     card_class: str | None = None
     share_centi_cards: int = 25
+    """Of the share, or of the partition."""
     card_memory_mib: int | None = None
-    """Memory of the share; None: in proportion."""
+    """Memory of the share, None: in proportion; or of the partition."""
     card_count: int = 1
     cpu_millicores: int = 1000
     memory_mib: int = 2048
@@ -61,13 +62,17 @@ class WorkspaceOptions:
         share = reader.whole("share", 25, 1, 100)
         if compute == "share" and share % SHARE_STEP:
             reader.errors["share"] = _("A share is a multiple of {step} %.", step=SHARE_STEP)
+        card_class = reader.name("card_class") if compute in ("share", "whole") else None
+        card_memory = reader.gibibytes("card_memory", None, Decimal("0.25"), Decimal(1024)) if compute == "share" else None
+        if compute == "mig" and (partition := reader.partition("partition")) is not None:
+            card_class, share, card_memory = partition
         hours = reader.decimal("hours", Decimal(8), Decimal("0.1"), Decimal(720), empty=None)
         options = cls(
             environment=reader.name("environment") or "default",
             compute=compute,
-            card_class=reader.name("card_class") if compute != "cpu" else None,
+            card_class=card_class,
             share_centi_cards=share,
-            card_memory_mib=reader.gibibytes("card_memory", None, Decimal("0.25"), Decimal(1024)) if compute == "share" else None,
+            card_memory_mib=card_memory,
             card_count=reader.whole("cards", 1, 1, 64),
             cpu_millicores=int((reader.decimal("cpu", Decimal(1), Decimal("0.1"), Decimal(1024)) or Decimal(1)) * 1000),
             memory_mib=reader.gibibytes("memory", Decimal(2), Decimal("0.25"), Decimal(16384)) or 2048,
@@ -82,9 +87,10 @@ class WorkspaceOptions:
 
     def cards(self) -> CardRequest | None:
         """Return the request for cards, None for processors only."""
-        if self.compute == "share":
+        if self.compute in ("share", "mig"):
+            mode = CardMode.VCUDA if self.compute == "share" else CardMode.MIG
             return CardRequest(
-                model=self.card_class, mode=CardMode.VCUDA, centi_cards=self.share_centi_cards, memory_mib=self.card_memory_mib
+                model=self.card_class, mode=mode, centi_cards=self.share_centi_cards, memory_mib=self.card_memory_mib
             )
         if self.compute == "whole":
             return CardRequest(
@@ -123,10 +129,18 @@ def link_of(spec: TaskSpec, server: str = "") -> dict[str, str]:
         fields["card_class"] = cards.model or ""
         if cards.mode is CardMode.WHOLE:
             fields |= {"compute": "whole", "cards": str(cards.centi_cards // CENTI_CARDS_PER_CARD)}
+        elif cards.mode is CardMode.MIG:
+            partition = partition_value(cards.model or "", cards.centi_cards, cards.memory_mib or 0)
+            fields |= {"compute": "mig", "card_class": "", "partition": partition}
         else:
             memory = _number(cards.memory_mib, 1024) if cards.memory_mib else ""
             fields |= {"compute": "share", "share": str(cards.centi_cards), "card_memory": memory}
     return {f"{LINK_PREFIX}{name}": value for name, value in fields.items()}
+
+
+def partition_value(card_class: str, centi_cards: int, memory_mib: int) -> str:
+    """Return the value of the field ``partition``: class, centi-cards and MiB."""
+    return f"{card_class}:{centi_cards}:{memory_mib}"
 
 
 def _number(amount: int, unit: int) -> str:
@@ -185,6 +199,13 @@ class _Reader:
             return None
         value = self.decimal(name, default or low, low, high)
         return None if value is None else int(value * 1024)
+
+    def partition(self, name: str) -> tuple[str, int, int] | None:
+        found = re.fullmatch(r"([A-Za-z0-9._-]{1,80}):([1-9][0-9]{0,2}):([1-9][0-9]{0,8})", self.given.get(name, ""), re.ASCII)
+        if found is None or int(found[2]) > CENTI_CARDS_PER_CARD:
+            self.errors[name] = _("Choose one of the partitions.")
+            return None
+        return found[1], int(found[2]), int(found[3])
 
     def name(self, field: str) -> str | None:
         value = self.given.get(field) or None

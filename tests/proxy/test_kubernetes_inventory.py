@@ -13,7 +13,7 @@ from tessera_hub.proxy.drivers.kubernetes.cards import class_of, devices_of, nod
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, pools_of, requests_of, use_of
 from tessera_hub.proxy.drivers.kubernetes.options import RUN
 from tessera_hub.proxy.drivers.kubernetes.quantities import mebibytes, millicores, quantity
-from tessera_hub.schemas.resources import CardMode, CardRequest
+from tessera_hub.schemas.resources import CardMode, CardRequest, Partition
 
 A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB", "nvidia.com/gpu.memory": "81920"}
 
@@ -117,10 +117,23 @@ def test_mig_partitions_and_shares_are_cards_of_their_own_size() -> None:
     mig = node("mig", A100, resources={"nvidia.com/mig-1g.10gb": "7"})
     shares = node("shares", A100, resources={"tessera.io/vgpu": "200", "tessera.io/vgpu-memory": "163840"})
     found = pools([mig, shares], pod("shares", {"tessera.io/vgpu": "30", "tessera.io/vgpu-memory": "8192"}, ours=True))
-    assert found["A100-80G-mig"].shapes[0].cards == [(14, 10240)] * 7
+    assert found["A100-80G-mig-1g.10gb"].shapes[0].cards == [(14, 10240)] * 7
+    assert found["A100-80G-mig-1g.10gb"].partition == Partition(name="1g.10gb", centi_cards=14, memory_mib=10240)
     quarter = node("a30", {"nvidia.com/gpu.product": "NVIDIA-A30"}, resources={"nvidia.com/mig-1g.6gb": "4"})
-    assert pools([quarter])["A30-24G-mig"].shapes[0].cards == [(25, 6144)] * 4
+    assert pools([quarter])["A30-24G-mig-1g.6gb"].shapes[0].cards == [(25, 6144)] * 4
+    assert found["A100-80G-vcuda"].partition is None
     assert sorted(found["A100-80G-vcuda"].shapes[0].cards) == [(70, 73728), (100, 81920)]
+
+
+def test_partitions_of_several_sizes_at_a_node_are_pools_of_their_own_on_the_same_node() -> None:
+    both = node("both", A100, resources={"nvidia.com/mig-1g.10gb": "3", "nvidia.com/mig-3g.40gb": "1"})
+    found = pools([both], pod("both", {"nvidia.com/mig-1g.10gb": "1", "cpu": "2"}, ours=True))
+    small, large = found["A100-80G-mig-1g.10gb"], found["A100-80G-mig-3g.40gb"]
+    assert small.shapes[0].cards == [(0, 0), (14, 10240), (14, 10240)]
+    assert (small.total["cards/A100-80G"], small.free["card_memory/A100-80G"]) == (42, 20480)
+    assert large.shapes[0].cards == [(42, 40960)]
+    assert (small.node_group, large.node_group) == ("mixed", "mixed")
+    assert (small.free["cpu"], large.free["cpu"]) == (6000, 6000)
 
 
 def offered(*nodes: dict[str, Any]) -> list[Any]:

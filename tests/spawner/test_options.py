@@ -34,6 +34,14 @@ def test_a_share_becomes_centi_cards_with_memory_in_proportion_unless_named() ->
     assert named.memory_mib == 20 * 1024
 
 
+def test_a_partition_is_named_by_class_share_and_memory_in_one_field() -> None:
+    # The other fields of the form come along and count for nothing.
+    values = {"compute": "mig", "partition": "A100-80G:14:10240", "card_class": "T4-16G", "share": "33", "card_memory": "7"}
+    cards = WorkspaceOptions.parse(values).cards()
+    assert cards is not None
+    assert (cards.model, cards.mode, cards.centi_cards, cards.memory_mib) == ("A100-80G", CardMode.MIG, 14, 10240)
+
+
 def test_whole_cards_come_in_hundreds() -> None:
     cards = WorkspaceOptions.parse({"compute": "whole", "cards": "3"}).cards()
     assert cards is not None
@@ -58,10 +66,18 @@ def test_whole_cards_come_in_hundreds() -> None:
         ("server", "9lives"),
         ("server", "x" * 31),
         ("card_memory", "0"),
+        ("partition", ""),
+        ("partition", "1g.10gb"),
+        ("partition", "A100-80G:0:10240"),
+        ("partition", "A100-80G:101:10240"),
+        ("partition", "A100-80G:14:0"),
+        ("partition", "A100 80G:14:10240"),
+        ("partition", "A100-80G:１４:10240"),
     ],
 )
 def test_a_wrong_field_is_named_in_the_persons_language(field: str, value: str) -> None:
-    given_values = {"compute": "share" if field in ("share", "card_memory") else "cpu", field: value}
+    compute = {"share": "share", "card_memory": "share", "partition": "mig"}.get(field, "cpu")
+    given_values = {"compute": compute, field: value}
     with language("zh_CN"), pytest.raises(OptionErrors) as chinese:
         WorkspaceOptions.parse(given_values)
     with pytest.raises(OptionErrors) as english:
@@ -70,8 +86,26 @@ def test_a_wrong_field_is_named_in_the_persons_language(field: str, value: str) 
     assert english.value.errors[field] != chinese.value.errors[field]
 
 
-FIELDS = ["compute", "share", "cards", "cpu", "memory", "hours", "server", "card_class", "tenant", "queue", "environment", "x"]
-TEXT = st.text() | st.sampled_from(["share", "whole", "50", "1", "0.5"]) | st.text(min_size=121, max_size=200)
+FIELDS = [
+    "compute",
+    "partition",
+    "share",
+    "cards",
+    "cpu",
+    "memory",
+    "hours",
+    "server",
+    "card_class",
+    "tenant",
+    "queue",
+    "environment",
+    "x",
+]
+TEXT = (
+    st.text()
+    | st.sampled_from(["share", "whole", "mig", "A100-80G:14:10240", "50", "1", "0.5"])
+    | st.text(min_size=121, max_size=200)
+)
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), TEXT))
@@ -90,6 +124,7 @@ def test_anything_is_a_valid_specification_or_named_errors(values: dict[str, str
     [
         {"cpu": "1.5", "memory": "3", "hours": "2"},
         {"compute": "share", "share": "35", "card_class": "A100-80G", "card_memory": "20", "hours": ""},
+        {"compute": "mig", "partition": "H100-80G:42:40960", "hours": "3"},
         {"compute": "whole", "cards": "2", "card_class": "H100-80G", "tenant": "team", "queue": "team/vision"},
     ],
 )

@@ -915,6 +915,7 @@ export interface components {
             nano_per_card_hour?: number | null;
             /** Nano Per Mib Hour */
             nano_per_mib_hour?: number | null;
+            partition?: components["schemas"]["Partition"] | null;
             /** Total Centi Cards */
             total_centi_cards: number;
             /** Vendor */
@@ -1475,6 +1476,15 @@ export interface components {
             /** Size */
             size: number;
         };
+        /** Partition */
+        Partition: {
+            /** Centi Cards */
+            centi_cards: number;
+            /** Memory Mib */
+            memory_mib: number;
+            /** Name */
+            name: string;
+        };
         /**
          * Phase
          * @enum {string}
@@ -1500,6 +1510,7 @@ export interface components {
             name: string;
             /** Node Group */
             node_group?: string | null;
+            partition?: components["schemas"]["Partition"] | null;
             /** Shapes */
             shapes: components["schemas"]["NodeShape"][];
             /**

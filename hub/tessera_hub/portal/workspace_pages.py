@@ -20,8 +20,8 @@ from tessera_hub.catalogue import capacities, environments
 from tessera_hub.environments import opener
 from tessera_hub.i18n import gettext as _
 from tessera_hub.portal import presentation as p
+from tessera_hub.portal.choices import class_tiles, partition_tiles
 from tessera_hub.portal.pages import PageRoute, render
-from tessera_hub.schemas.resources import CardMode
 from tessera_hub.schemas.tasks import Phase, TaskDetail, TaskKind
 from tessera_hub.schemas.workspaces import WorkspaceRequest
 from tessera_hub.tasks.submission import requested
@@ -34,6 +34,7 @@ DEFAULTS = {
     "environment": "",
     "compute": "cpu",
     "card_class": "",
+    "partition": "",
     "share": "25",
     "card_memory": "",
     "cards": "1",
@@ -74,16 +75,20 @@ async def _form(
         offered = await environments(session, own_tenants, may, workspaces=True)
     cards = [card for c in capacity for card in c.cards]
     own = [q for q in await queues.list_queues(caller, context) if q.tenant in caller.tenants and q.state == "open"]
-    shared = any(CardMode.VCUDA.value in card.modes for card in cards)
-    none = _("This machine has no cards.")
+    classes, partitions = class_tiles(cards), partition_tiles(cards)
+    none = _("No cards are given in this way.") if cards else _("This machine has no cards.")
     kinds = [
         ("cpu", _("CPU only"), ""),
-        ("share", _("Shared card"), "" if shared else none),
-        ("whole", _("Whole cards"), "" if cards else none),
-        ("multi", _("Multi-node"), _("Several nodes for one workspace need a cluster; here is one machine.")),
+        ("share", _("Shared card"), "" if any("share" in tile.kinds for tile in classes) else none),
+        *([("mig", _("Card partition"), "")] if partitions else []),
+        ("whole", _("Whole cards"), "" if any("whole" in tile.kinds for tile in classes) else none),
+        ("multi", _("Multi-node"), _("A workspace runs on one node. For several, run a job.")),
     ]
-    if cards and shown["compute"] != "cpu" and not shown["card_class"]:
-        shown["card_class"] = cards[0].card_class
+    if not shown["card_class"]:
+        fitting = [tile.card_class for tile in classes if shown["compute"] in tile.kinds]
+        shown["card_class"] = (fitting or [tile.card_class for tile in classes] or [""])[0]
+    if not shown["partition"] and partitions:
+        shown["partition"] = next((tile.value for tile in partitions if tile.free), partitions[0].value)
     summary = await _summary(caller, context, shown)
     extra = problem.extra if problem else {}
     status = problem.status if problem else 422 if checked and summary["errors"] else 200
@@ -96,7 +101,8 @@ async def _form(
         v=shown,
         kinds=kinds,
         reasons=sorted({why for _key, _label, why in kinds if why}),
-        cards=cards,
+        classes=classes,
+        partitions=partitions,
         currency=context.settings.currency,
         environments=offered,
         tenants=sorted(caller.tenants),

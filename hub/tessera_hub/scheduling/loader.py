@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Select, Text, cast, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tessera_hub.catalogue import prices
+from tessera_hub.catalogue import by_partition, prices
 from tessera_hub.quota.tree import load_tree
 from tessera_hub.scheduling.admission import prices_of
 from tessera_hub.scheduling.pending import PendingSet
@@ -271,8 +271,8 @@ class SnapshotLoader:
         runs: dict[int, list[PromisedRuns]] = {}
         for row in (await session.execute(query)).all():
             held = amounts.setdefault(row.cluster_id, {})
-            for dimension, amount in json.loads(row.charge).items():
-                held[dimension] = held.get(dimension, 0) + int(amount) * row.runs
+            for dimension, amount in by_partition(json.loads(row.charge), row.card_class, json.loads(row.roles)).items():
+                held[dimension] = held.get(dimension, 0) + amount * row.runs
             if row.phase == Phase.RESERVED.value:
                 untaken[row.cluster_id] = untaken.get(row.cluster_id, 0) + row.runs
             shape = self._shape(row.kind, row.roles, "", None, ())

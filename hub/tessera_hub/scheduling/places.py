@@ -13,7 +13,7 @@ from typing import TypeAlias
 from tessera_hub.scheduling.capacity import ClusterRoom, Demand, PoolRoom, demand_of, fits_when_empty
 from tessera_hub.scheduling.policies import Place, Policy
 from tessera_hub.scheduling.reasons import Code, Reason, because, ranked
-from tessera_hub.scheduling.snapshot import SHARED, CardRequest, ClusterCondition, ClusterState, PoolState, Shape
+from tessera_hub.scheduling.snapshot import SHARED, CardMode, CardRequest, ClusterCondition, ClusterState, PoolState, Shape
 
 Rank: TypeAlias = tuple[int, tuple[int, ...], bytes, int]
 """Order of candidates: score (negative), tie-breakers, stable hash of the place, index of the pool."""
@@ -52,6 +52,11 @@ def pool_excludes(shape: Shape, tenant_id: str, pool: PoolState) -> Reason | Non
                 return because(Code.NO_CARD_CLASS)
             if role.cards.mode not in pool.card_modes:
                 return because(Code.NO_CARD_MODE, mode=role.cards.mode.value)
+            if role.cards.mode is CardMode.MIG and (
+                role.cards.count != 1 or pool.partition != (role.cards.centi_cards, role.cards.memory_mib)
+            ):
+                # What is charged is what is taken: a smaller request would get the whole partition.
+                return because(Code.NO_PARTITION)
     return None
 
 

@@ -100,6 +100,7 @@ class PoolState:
         card_memory_mib: memory of one whole card.
         vendor: who made the cards.
         card_modes: how its cards can be handed out.
+        partition: (centi-cards, MiB) of what its cards are divided into in hardware; only that is handed out, one for a replica.
         nodes: its nodes as they are now; empty if the engine does not tell (a cloud, a batch service): then only sums count.
         empty_nodes: the same nodes with nothing on them, for "fits never" and for the choice of a reservation.
         prices: nano-units of the cluster's currency per unit and hour, by dimension.
@@ -116,6 +117,7 @@ class PoolState:
     card_memory_mib: int = 0
     vendor: str | None = None
     card_modes: frozenset[CardMode] = frozenset({CardMode.WHOLE})
+    partition: tuple[int, int] | None = None
     nodes: tuple[NodeShape, ...] = ()
     empty_nodes: tuple[NodeShape, ...] = ()
     prices: Amounts = field(default_factory=nothing)

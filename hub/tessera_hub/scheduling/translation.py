@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tessera_hub.catalogue import held_of
 from tessera_hub.quota.tree import QueueTree
 from tessera_hub.scheduling.capacity import Nodes, demand_of
+from tessera_hub.scheduling.places import pool_excludes
 from tessera_hub.scheduling.snapshot import (
     SHARED,
     CardMode,
@@ -56,6 +58,7 @@ def pool_state(pool: Pool, prices: Mapping[str, int], held: Mapping[str, int]) -
         prices=prices,
         vendor=pool.vendor,
         card_modes=frozenset(CardMode(mode) for mode in pool.card_modes),
+        partition=_size(pool),
         node_group=pool.node_group,
     )
 
@@ -65,15 +68,20 @@ def empty_nodes(pool: Pool) -> tuple[NodeShape, ...]:
     count = sum(s.count for s in pool.shapes)
     if not count:
         return ()
-    cards = pool.total.get(f"cards/{pool.card_class}", 0) // CENTI_CARDS_PER_CARD // count if pool.card_class else 0
+    centi_cards, memory_mib = _size(pool) or (CENTI_CARDS_PER_CARD, pool.card_memory_mib or 0)
+    cards = pool.total.get(f"cards/{pool.card_class}", 0) // centi_cards // count if pool.card_class else 0
     return (
         NodeShape(
             cpu=pool.total.get("cpu", 0) // count,
             memory=pool.total.get("memory", 0) // count,
-            cards=tuple((CENTI_CARDS_PER_CARD, pool.card_memory_mib or 0) for _ in range(cards)),
+            cards=((centi_cards, memory_mib),) * cards,
             count=count,
         ),
     )
+
+
+def _size(pool: Pool) -> tuple[int, int] | None:
+    return None if pool.partition is None else (pool.partition.centi_cards, pool.partition.memory_mib)
 
 
 def _after(node: NodeShape, held: Mapping[str, int]) -> NodeShape:
@@ -124,9 +132,10 @@ def cluster_state(
     taken: dict[str | None, dict[str, int]] = {}
     for pool in inventory.pools:
         known = taken.get(pool.node_group)
-        here = {d: min(a, pool.free[d]) for d, a in left.items() if d in pool.free and (known is None or d not in SHARED)}
+        here = {d: min(left[d], pool.free[d]) for d in SHARED if known is None and d in left and d in pool.free}
         for dimension, amount in here.items():
             left[dimension] -= amount
+        here |= held_of(pool, left)
         if known is not None:
             here |= known  # the same nodes as a pool before: it is gone here, too, and not once more
         elif pool.node_group is not None:
@@ -158,7 +167,8 @@ def _with_promised(pools: Sequence[PoolState], runs: Sequence[PromisedRuns]) -> 
     for promised in runs:
         left, cards = promised.count, promised.shape.centi_cards > 0
         for index, nodes in several.items():
-            if left and (not cards or pools[index].card_class == promised.card_class):
+            fits = not cards or pools[index].card_class == promised.card_class
+            if left and fits and pool_excludes(promised.shape, "", pools[index]) is None:
                 left = nodes.take_all(demand_of(promised.shape, pools[index]), left)
     return tuple(replace(pool, nodes=several[i].shapes()) if i in several else pool for i, pool in enumerate(pools))
 

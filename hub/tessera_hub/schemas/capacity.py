@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from .reasons import Reason
-from .resources import Resources, ResourceVector, Strict
+from .resources import Partition, Resources, ResourceVector, Strict
 from .tasks import QueuePosition
 
 
@@ -24,6 +24,8 @@ class CardCapacity(Strict):
     whole_cards_free: int
     largest_share_centi_cards: int
     modes: list[str]
+    partition: Partition | None = None
+    """What the cards are divided into, when the mode is ``mig``: only that can be asked for."""
     nano_per_card_hour: int | None = None
     nano_per_mib_hour: int | None = None
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from .reasons import Reason
-from .resources import ResourceVector, Strict
+from .resources import Partition, ResourceVector, Strict
 from .tasks import InputFile, Phase, Progress, TaskSpec
 
 PROTOCOL_VERSION = 1
@@ -69,6 +69,8 @@ class Pool(Strict):
     vendor: str | None = None
     card_memory_mib: int | None = None
     card_modes: list[str] = Field(default_factory=list)
+    partition: Partition | None = None
+    """What its cards are divided into, when the mode is ``mig``; pools of one class differ by it."""
     total: ResourceVector
     free: ResourceVector
     foreign: ResourceVector = Field(default_factory=dict)

@@ -29,6 +29,15 @@ class CardMode(StrEnum):
     MIG = "mig"
 
 
+class Partition(Strict):
+    """A hardware partition of a card: what is handed out of it in one piece."""
+
+    name: str
+    """The maker's name of the profile, such as ``1g.10gb``."""
+    centi_cards: Annotated[int, Field(ge=1, le=CENTI_CARDS_PER_CARD)]
+    memory_mib: Annotated[int, Field(ge=1)]
+
+
 class CardRequest(Strict):
     """Accelerator cards of one role's replica."""
 
@@ -38,9 +47,9 @@ class CardRequest(Strict):
     """``nvidia``, ``huawei``, …; None: any."""
     mode: CardMode = CardMode.WHOLE
     centi_cards: Annotated[int, Field(ge=1, le=100_000)]
-    """Compute, 100 = one card. A multiple of 100 when mode is ``whole``."""
+    """Compute, 100 = one card. A multiple of 100 when mode is ``whole``, that of a partition when it is ``mig``."""
     memory_mib: Annotated[int, Field(ge=1)] | None = None
-    """Card memory; None: in proportion to the compute (all of it for whole cards)."""
+    """Card memory; None: in proportion to the compute (all of it for whole cards). A partition's own when mode is ``mig``."""
     limit_centi_cards: Annotated[int, Field(ge=1)] | None = None
     """Cap of what may be used while others are idle; None: the request."""
     max_cards: Annotated[int, Field(ge=1, le=1024)] = 1

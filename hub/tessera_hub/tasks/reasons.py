@@ -42,6 +42,7 @@ REASONS: Final[dict[str, tuple[Tier, str]]] = {
     "never.exceeds_limit": (Tier.NEVER_FITS, _("This asks for more than the queue's limit will ever allow.")),
     "never.no_card_class": (Tier.NEVER_FITS, _("No connected cluster has such a card.")),
     "never.no_card_mode": (Tier.NEVER_FITS, _("No connected cluster hands its cards out in this way.")),
+    "never.no_partition": (Tier.NEVER_FITS, _("No connected cluster divides its cards into partitions of exactly this size.")),
     "never.no_gang": (Tier.NEVER_FITS, _("No connected cluster can start several parts together.")),
     "never.too_large": (Tier.NEVER_FITS, _("No node of any cluster is large enough.")),
     "never.gang_too_large": (Tier.NEVER_FITS, _("No cluster is large enough to start all parts together.")),

@@ -112,6 +112,12 @@ function workspaceForm(form) {
   const show = () => {
     const compute = form.elements.compute.value;
     for (const part of form.querySelectorAll("[data-when]")) part.classList.toggle("t-hide", !part.dataset.when.split(" ").includes(compute));
+    // What is chosen but cannot be had in this way gives place to the first that can.
+    const chosen = form.querySelector('input[name="card_class"]:checked');
+    if (chosen && chosen.parentElement.classList.contains("t-hide")) {
+      const first = form.querySelector('[data-when]:not(.t-hide) > input[name="card_class"]');
+      if (first) first.checked = true;
+    }
   };
   const look = async () => {
     const mine = ++number;

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tessera_hub.cards import CATALOGUE, CardClass, recognise
 from tessera_hub.proxy.drivers.base import DriverError
-from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode, CardRequest
+from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode, CardRequest, Partition
 
 NVIDIA: Final = "nvidia.com/gpu"
 VGPU: Final = "tessera.io/vgpu"
@@ -41,7 +41,8 @@ WHOLE: Final[Mapping[str, str]] = {
     "hygon.com/dcu": "hygon",
 }
 """Resource of whole cards → maker. Any other ``huawei.com/Ascend…`` or ``cambricon.com/mlu…`` is read alike."""
-_MIG: Final = re.compile(r"nvidia\.com/mig-(\d)g\.(\d+)gb(?:\.me)?")
+_MIG_PREFIX: Final = "nvidia.com/mig-"
+_MIG: Final = re.compile(rf"{re.escape(_MIG_PREFIX)}(\d)g\.(\d+)gb(?:\.me)?")
 _OTHERS: Final = (
     (re.compile(r"huawei\.com/Ascend\w+"), "huawei"),  # not its -memory or -core, which count what a share of it has
     (re.compile(r"cambricon\.com/mlu\d*"), "cambricon"),  # nor .smlu.vcore and the like
@@ -68,6 +69,13 @@ class Device:
     count: int
     centi_cards: int
     memory_mib: int
+
+    @property
+    def partition(self) -> Partition | None:
+        """What one device is of its card, if it is a hardware partition."""
+        if self.mode is not CardMode.MIG:
+            return None
+        return Partition(name=self.resource.removeprefix(_MIG_PREFIX), centi_cards=self.centi_cards, memory_mib=self.memory_mib)
 
 
 def maker_of(resource: str) -> str | None:

@@ -88,7 +88,7 @@ def devices_of_node(node: Mapping[str, Any]) -> list[Device]:
 
 
 def pools_of(nodes: Iterable[Mapping[str, Any]], pods: Iterable[PodUse]) -> list[Pool]:
-    """Return a pool for each class of card (and way to hand it out), and one for the nodes without cards.
+    """Return a pool for each class of card, way to hand it out and size of its partitions, and one for the nodes without cards.
 
     A node that has several classes is in several pools, which their common node group says. Nodes that take no runs are left out.
     """
@@ -96,24 +96,29 @@ def pools_of(nodes: Iterable[Mapping[str, Any]], pods: Iterable[PodUse]) -> list
     others: dict[str, Counter[str]] = defaultdict(Counter)
     for pod in pods:
         (ours if pod.ours else others)[pod.node].update(pod.requests)
-    gathered: dict[tuple[str, str], _Gathered] = {}
+    gathered: dict[tuple[str, ...], _Gathered] = {}
     for node in sorted(nodes, key=lambda n: str(n["metadata"]["name"])):
         if not is_usable(node):
             continue
         name = str(node["metadata"]["name"])
         devices = devices_of_node(node)
-        kinds = {(device.kind.name, device.mode.value) for device in devices} or {("", "")}
+        kinds = {_kind(device) for device in devices} or {()}
         for kind in sorted(kinds):
-            mine = [device for device in devices if (device.kind.name, device.mode.value) == kind]
+            mine = [device for device in devices if _kind(device) == kind]
             gathered.setdefault(kind, _Gathered(kind)).add(node, mine, ours[name], others[name], shared=len(kinds) > 1)
     return [found.pool() for _kind, found in sorted(gathered.items())]
+
+
+def _kind(device: Device) -> tuple[str, ...]:
+    part = device.partition
+    return (device.kind.name, device.mode.value, *([part.name] if part else []))
 
 
 class _Gathered:
     """The nodes of one pool."""
 
-    def __init__(self, kind: tuple[str, str]) -> None:
-        self.name = "-".join(part for part in kind if part) or "nodes"
+    def __init__(self, kind: tuple[str, ...]) -> None:
+        self.name = "-".join(kind) or "nodes"
         self.device: Device | None = None
         self.total: Counter[str] = Counter()
         self.free: Counter[str] = Counter()
@@ -183,6 +188,7 @@ class _Gathered:
             vendor=device.kind.vendor if device else None,
             card_memory_mib=device.kind.memory_mib if device else None,
             card_modes=[device.mode.value] if device else [],
+            partition=device.partition if device else None,
             total=total,
             free={dimension: self.free[dimension] for dimension in total},
             foreign={dimension: amount for dimension, amount in self.foreign.items() if amount},
