@@ -45,6 +45,10 @@ class HubDouble:
         self.users[name] = {"kind": "user", "name": name, "created": created, "groups": list(tenants), "admin": operator}
         return self.add_token("user", name, scopes or (OPERATOR_SCOPES if operator else USER_SCOPES))
 
+    def add_server(self, user: str, name: str) -> None:
+        """Let *user* have a running server."""
+        self.users[user].setdefault("servers", {})[name] = {"name": name, "ready": True}
+
     def add_token(self, kind: str, name: str, scopes: tuple[str, ...]) -> str:
         """Return a new token."""
         token = secrets.token_hex(16)

@@ -148,7 +148,7 @@ def test_a_workspace_opens_behind_the_front_door_and_ends_without_a_trace(instal
 
 def test_the_journey_in_a_browser_from_the_form_to_the_executed_notebook(installed: Installed, browser: Browser) -> None:
     page = browser.new_page(locale="zh-CN", viewport={"width": 1500, "height": 950})
-    page.goto(f"{installed.url}/hub/login?next={SERVICE_PREFIX}/workspaces/new")
+    page.goto(f"{installed.url}/hub/login?next={SERVICE_PREFIX}/workspaces/new?opt-cpu=0.2%26opt-memory=1")
     page.locator("input[name=username]").fill(PERSON)
     page.locator("input[name=password]").fill(password_of(installed.secret()["sign-in-key"], PERSON))
     page.locator("#login_submit").click()
@@ -158,6 +158,9 @@ def test_the_journey_in_a_browser_from_the_form_to_the_executed_notebook(install
     page.locator(".jp-NotebookPanel-toolbar").get_by_text("作为任务运行").click(timeout=60_000)
     dialog = page.get_by_role("dialog", name="作为任务运行")
     dialog.get_by_label("epochs").fill("3")
+    # The node of the tests is small.
+    dialog.get_by_role("spinbutton", name="CPU").fill("0.2")
+    dialog.get_by_role("spinbutton", name="内存").fill("1")
     dialog.get_by_role("button", name="作为任务运行").click(timeout=60_000)
     expect(page.locator(".tsr-panel-head .tsr-phase.tsr-mod-large")).to_contain_text("已完成", timeout=180_000)
     expect(page.get_by_role("tabpanel").locator(".tsr-notebook")).to_contain_text("epoch  3/3")
@@ -193,6 +196,7 @@ def test_a_job_goes_on_while_every_part_is_replaced(installed: Installed, tmp_pa
     assert (there["metadata"]["uid"], there["status"]["phase"]) == (workspace["metadata"]["uid"], "Running")
     with installed.signed_in(PERSON) as web:
         web.follow_redirects = True
+        assert web.get(f"/user/{PERSON}/lab").status_code == 200
         assert web.get(f"/user/{PERSON}/api/status").json()["kernels"] >= 0
     with installed.client(PERSON) as client:
         [open_one] = [t for t in client.tasks(mine=True) if t.task.kind == "workspace" and t.task.phase == "RUNNING"]

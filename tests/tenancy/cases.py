@@ -184,6 +184,7 @@ def _change_queue(world: World) -> Call:
 
 def _spawner_state(world: World) -> Call:
     granted = world.workspace()
+    world.hub.add_server("ada-lovelace", granted["server_name"])
     body = {"lease_token": granted["lease_token"], "phase": "STARTING", "at": now()}
     return Call(f"/spawner/reservations/{granted['run_id']}/state", world.spawner, json=body)
 
