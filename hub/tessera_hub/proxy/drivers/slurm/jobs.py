@@ -1,4 +1,4 @@
-"""Jobs as Slurm shows them, read from ``squeue --json`` of 22.05 to 25.x or from text.
+"""Jobs as Slurm shows them, read from ``squeue --json`` of 22.05 to 26.05 or from text.
 
 From 23.02 on numbers are ``{"set", "infinite", "number"}`` and states are lists; before, they were plain.
 Source: Slurm's OpenAPI plugins v0.0.38 (22.05) and later.

@@ -1,4 +1,4 @@
-"""Nodes and their cards as Slurm shows them, read from JSON of 22.05 to 25.x or from text.
+"""Nodes and their cards as Slurm shows them, read from JSON of 22.05 to 26.05 or from text.
 
 ``sinfo --json`` lists nodes in 22.05 only; from 23.02 on ``scontrol show nodes --json`` does, with the same keys.
 """
@@ -110,8 +110,9 @@ def parse_gres(text: str) -> tuple[Gres, ...]:
         count = int(match["count"]) * {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(match["unit"], 1)
         more = match["more"] or ""
         indices = _indices(more[4:]) if more.startswith("IDX:") else None
-        shares = re.findall(r"(\d+)/\d+", more)
-        per_card = tuple(int(share) for share in shares) if shares else None
+        # "(0/4,3/4)"; 26.05 says "-" where the whole card is somebody's.
+        shares = re.findall(r"(\d+|-)/\d+", more)
+        per_card = tuple(0 if share == "-" else int(share) for share in shares) if shares else None
         found.append(Gres(match["name"], match["type"] or "", count, indices, per_card))
     return tuple(found)
 
