@@ -61,6 +61,11 @@ class SlurmSite(Site):
     async def purge(self) -> None:
         await asyncio.to_thread(self.cluster.forget_jobs)
 
+    def times(self, run: NativeRun) -> list[int]:
+        """Start and end of a run's job by Slurm's clock, while Slurm remembers it."""
+        command = ("env", "SLURM_TIME_FORMAT=%s", "squeue", "-h", "--states=all", f"--name={run.run_id}", "-o%S %e")
+        return [int(word) for word in self.cluster.command(*command).split()]
+
     async def clean(self) -> None:
         deadline = time.monotonic() + 15
         while await asyncio.to_thread(self.cluster.command, "squeue", "-h") and time.monotonic() < deadline:
