@@ -17,6 +17,8 @@ from urllib.parse import quote
 import httpx
 
 CACHE_SECONDS: Final = 30.0
+PAGES: Final = "application/jupyterhub-pagination+json"
+GROUPS_AT_ONCE: Final = 200
 TENANT_PROPERTY: Final = "tessera.tenant"
 """Property of a hub group that makes it a tenant; its value, when a string, is the tenant's name."""
 
@@ -82,13 +84,15 @@ class HubApi:
         """Close the connections."""
         await self._client.aclose()
 
-    async def request(self, method: str, path: str, *, token: str | None = None, json: Any = None) -> httpx.Response:
+    async def request(
+        self, method: str, path: str, *, token: str | None = None, json: Any = None, accept: str = "application/json"
+    ) -> httpx.Response:
         """Call the hub; a 4xx is returned, not raised.
 
         Raises:
             HubError: no answer, or a 5xx.
         """
-        headers = {"Authorization": f"token {token or self._token}", "Accept": "application/json"}
+        headers = {"Authorization": f"token {token or self._token}", "Accept": accept}
         try:
             answer = await self._client.request(method, f"{self.api_url}{path}", headers=headers, json=json)
         except httpx.HTTPError as error:
@@ -145,16 +149,29 @@ class HubApi:
             tenants: dict[str, str] = found
             return tenants
         asked = time.monotonic()
-        answer = await self.request("GET", "/groups")
-        if answer.status_code != 200:
-            raise HubError(f"the service's token may not read groups: {answer.status_code}", answer.status_code)
         tenants = {}
-        for group in answer.json():
+        for group in await self._all_groups():
             value = (group.get("properties") or {}).get(TENANT_PROPERTY)
             if value:
                 tenants[group["name"]] = value if isinstance(value, str) else group["name"]
         self._cache.put("groups", tenants, asked)
         return tenants
+
+    async def _all_groups(self) -> list[dict[str, Any]]:
+        """Return every group, page by page: without pages the hub cuts the list short after 200."""
+        found: list[dict[str, Any]] = []
+        offset: int | None = 0
+        while offset is not None:
+            answer = await self.request("GET", f"/groups?offset={offset}&limit={GROUPS_AT_ONCE}", accept=PAGES)
+            if answer.status_code != 200:
+                raise HubError(f"the service's token may not read groups: {answer.status_code}", answer.status_code)
+            page = answer.json()
+            if isinstance(page, list):  # a hub that knows no pages
+                return page
+            found += page["items"]
+            following = page["_pagination"]["next"]
+            offset = following and int(following["offset"])
+        return found
 
     def forget(self) -> None:
         """Drop everything cached (an operator changed users or groups through us)."""
