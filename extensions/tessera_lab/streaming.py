@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
@@ -23,6 +24,9 @@ from tessera_hub.client.errors import error_of_transport
 from tessera_hub.i18n import choose_language
 from tessera_lab.passing import SILENCE_SECONDS, passed_query
 from tessera_lab.placement import problem
+
+EVENT_ID = re.compile(r"[0-9a-f-]{1,64}")
+"""What the service gives its events as ids: nothing that could end a header."""
 
 
 class StreamHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -67,7 +71,7 @@ class StreamHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):  # pyrigh
 
     async def _through(self, path: str) -> None:
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
-        if (last := self.get_query_argument("last_event_id", "")).isdecimal():
+        if EVENT_ID.fullmatch(last := self.get_query_argument("last_event_id", "")):
             headers["Last-Event-ID"] = last
         asked = self.get_query_argument("language", "") or self.request.headers.get("Accept-Language")
         client = self.gate.client(choose_language(asked))

@@ -15,7 +15,7 @@ import secrets
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -33,6 +33,9 @@ from tessera_hub.store.engine import sync_url
 from tessera_hub.store.migrate import upgrade
 from tessera_hub.store.notify import Notifier
 from tessera_hub.store.tables import Cluster
+
+KEEP_ALIVE_SECONDS: Final = 3600
+"""As long as JupyterHub's own server waits."""
 
 
 class TesseraService(Application):
@@ -181,6 +184,8 @@ class TesseraService(Application):
                 proxy_headers=True,
                 forwarded_allow_ips="127.0.0.1",
                 timeout_graceful_shutdown=3,
+                # The front door uses its connections again; one that is closed just then answers a person with 503.
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
             ),
             app.state.context.store.notifier,
         )

@@ -14,6 +14,7 @@ from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.capacity import Queue
 
 from .output import connected, print_json, print_table
+from .places import queues
 
 _DIMENSION = re.compile(r"^(cpu|memory|cards/[A-Za-z0-9._-]+|card_memory/[A-Za-z0-9._-]+)$")
 
@@ -114,3 +115,6 @@ def _amount(text: str, kind: str) -> tuple[str, int | None]:
             _("Write it like cpu=8, memory=64GiB or cards/A100-80G=4."),
         )
     return name, None if kind == "limit" and value == "none" else quota_amount(name, value)
+
+
+command.add_command(queues, "list")

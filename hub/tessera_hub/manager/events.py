@@ -77,8 +77,8 @@ async def as_ordered(session: AsyncSession, run: RunRow, phase: Phase) -> Phase:
 async def meter(session: AsyncSession, cluster: Cluster, request: MeteringRequest) -> MeteringAnswer:
     """Record facts with tenant, person and task of their runs, and keep the checkpoint, in the caller's transaction.
 
-    Only the subject that claimed the run is billed: of two starts of the same run at most one is. Facts about runs of other
-    clusters are dropped: a cluster can bill only what was placed on it.
+    Once a run is claimed, only the subject that did so is billed: of two starts of the same run at most one is. Facts about runs
+    of other clusters are dropped: a cluster can bill only what was placed on it.
     """
     ids = {event.run_id for event in request.events}
     rows = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from uuid import UUID
 
 
@@ -24,8 +25,8 @@ def session_token(secret: bytes, cluster_id: int, epoch: int, instance: str) -> 
 
 def epoch_of(token: str) -> int | None:
     """Return the epoch a session token was made for."""
-    parts = token.split(".")
-    return int(parts[2]) if len(parts) == 4 and parts[0] == "s1" and parts[2].isdigit() else None
+    found = re.fullmatch(r"s1\.[^.]+\.([0-9]{1,18})\.[^.]+", token)
+    return int(found[1]) if found else None
 
 
 def run_token(secret: bytes, run_id: UUID, lease_token: str) -> str:

@@ -96,12 +96,12 @@ _ADD_MISSING = text(
     'INSERT INTO queue_dimension (queue_id, dimension, guarantee, deserved, "limit", used)'
     " SELECT queue_id, dimension, 0, 0, :unlimited, 0"
     " FROM unnest(CAST(:queues AS bigint[]), CAST(:dimensions AS text[])) AS w(queue_id, dimension)"
-    " ORDER BY 1, 2 ON CONFLICT DO NOTHING"
+    ' ORDER BY w.queue_id, w.dimension COLLATE "C" ON CONFLICT DO NOTHING'
 )
 _LOCK = text(
     'SELECT q.queue_id, q.dimension, q.used, q."limit" FROM queue_dimension q'
     " JOIN unnest(CAST(:queues AS bigint[]), CAST(:dimensions AS text[])) AS w(queue_id, dimension)"
-    " USING (queue_id, dimension) ORDER BY 1, 2 FOR UPDATE OF q"
+    ' USING (queue_id, dimension) ORDER BY q.queue_id, q.dimension COLLATE "C" FOR UPDATE OF q'
 )
 _TAKE = text(
     "UPDATE queue_dimension q SET used = q.used + w.amount"

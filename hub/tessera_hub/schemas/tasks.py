@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
@@ -60,16 +61,28 @@ class Phase(StrEnum):
 _FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.PREEMPTED})
 
 
+LONGEST_NAME: Final = 255
+"""Bytes of a name in a path; what Linux's file systems take."""
+LONGEST_PLAN_DAYS: Final = 3660
+LONGEST_RUN_SECONDS: Final = 31_622_400
+
+
 def safe_relative_path(path: str) -> str:
     """Return *path* if it stays inside the folder it is relative to.
 
     Raises:
-        ValueError: absolute, contains ``..``, a NUL, a backslash or an empty part.
+        ValueError: absolute, contains ``..``, a NUL, a backslash or an empty part, or a name that no file system takes.
     """
     parts = path.split("/")
+    if any(len(p.encode(errors="replace")) > LONGEST_NAME for p in parts):
+        raise ValueError(_("a name in a path has at most {limit} bytes", limit=LONGEST_NAME))
     if not path or len(path) > 1024 or any(p in ("", ".", "..") for p in parts) or "\\" in path or any(ord(c) < 32 for c in path):
         raise ValueError(_("must be a relative path inside the folder, without '..', '//', backslashes or control characters"))
     return path
+
+
+def _optional_path(path: str | None) -> str | None:
+    return None if path is None else safe_relative_path(path)
 
 
 class InputFile(Strict):
@@ -97,8 +110,12 @@ class Inputs(Strict):
             raise ValueError(_("live inputs need live_folder"))
         if self.kind == "snapshot" and self.live_folder:
             raise ValueError(_("live_folder goes with kind 'live'"))
-        if len({f.path for f in self.files}) != len(self.files):
+        paths = {f.path for f in self.files}
+        if len(paths) != len(self.files):
             raise ValueError(_("a path occurs twice in the snapshot"))
+        for path in paths:
+            if any(str(parent) in paths for parent in PurePosixPath(path).parents):
+                raise ValueError(_("{path} lies below a path that is a file", path=repr(path)))
         return self
 
 
@@ -117,7 +134,7 @@ class Role(Strict):
 class Lifecycle(Strict):
     """How long and how often."""
 
-    max_run_seconds: Annotated[int, Field(ge=1, le=31_622_400)] | None = None
+    max_run_seconds: Annotated[int, Field(ge=1, le=LONGEST_RUN_SECONDS)] | None = None
     retries: Annotated[int, Field(ge=0, le=20)] = 0
     on_preemption: Literal["requeue", "fail"] = "requeue"
     on_lost: Literal["wait", "requeue"] = "wait"
@@ -140,6 +157,8 @@ class Schedule(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
+        if self.at is not None and self.at > datetime.now(UTC) + timedelta(days=LONGEST_PLAN_DAYS):
+            raise ValueError(_("'at' is at most {days} days away", days=LONGEST_PLAN_DAYS))
         if self.at is not None and self.cron is not None:
             raise ValueError(_("give either 'at' or 'cron'"))
         return self
@@ -175,6 +194,7 @@ class TaskDraft(Strict):
     inputs: Inputs = Field(default_factory=Inputs)
     output_folder: str | None = None
     """Folder of the workspace, relative to its root, where results are placed; None: beside the notebook."""
+    _output_folder = field_validator("output_folder")(_optional_path)
     roles: list[Role] = Field(default_factory=lambda: [Role()], min_length=1, max_length=20)
     framework: Framework = "none"
     lifecycle: Lifecycle = Field(default_factory=Lifecycle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -20,8 +21,16 @@ from weakref import WeakValueDictionary
 CHUNK: Final = 1 << 20
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a write failed for want of room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class BlobError(Exception):
-    """A blob cannot be taken; ``code`` is ``blob.offset``, ``blob.hash_mismatch``, ``blob.too_large`` or ``disk.full``."""
+    """A blob cannot be taken.
+
+    ``code`` is ``blob.offset``, ``blob.hash_mismatch``, ``blob.too_large``, ``blob.length`` or ``disk.full``.
+    """
 
     def __init__(self, code: str, message: str, *, offset: int = 0) -> None:
         super().__init__(message)
@@ -57,23 +66,26 @@ class BlobStore:
         return None
 
     async def append(
-        self, tenant_id: int, sha256: str, offset: int, size: int, data: AsyncIterator[bytes], *, limit: int
+        self, tenant_id: int, sha256: str, offset: int, size: int | None, data: AsyncIterator[bytes], *, limit: int
     ) -> bool:
         """Append *data* at *offset* and return whether the blob is complete now.
 
         Raises:
-            BlobError: ``blob.offset`` (its ``offset`` says where to go on), ``blob.too_large``, ``blob.hash_mismatch`` (all
-                bytes are dropped) or ``disk.full``.
+            BlobError: ``blob.offset`` (its ``offset`` says where to go on), ``blob.too_large``, ``blob.length``,
+                ``blob.hash_mismatch`` (all bytes are dropped) or ``disk.full``.
+            OSError: the store cannot be written for another reason.
         """
         final = self.path(tenant_id, sha256)
         # Two uploads of one file would append to the same part: the second waits and goes on from what the first left.
         async with self._uploads.setdefault(final, asyncio.Lock()):
             return await self._append(final, sha256, offset, size, data, limit)
 
-    async def _append(self, final: Path, sha256: str, offset: int, size: int, data: AsyncIterator[bytes], limit: int) -> bool:
+    async def _append(
+        self, final: Path, sha256: str, offset: int, size: int | None, data: AsyncIterator[bytes], limit: int
+    ) -> bool:
         if final.is_file():
             return True
-        if size > limit:
+        if size is not None and size > limit:
             raise BlobError("blob.too_large", f"{size} bytes are more than the limit of {limit}")
         part = final.with_suffix(".part")
         try:
@@ -83,14 +95,18 @@ class BlobStore:
                 raise BlobError("blob.offset", f"go on at {have}", offset=have)
             with part.open("ab") as file:
                 async for piece in data:
-                    if have + len(piece) > size:
-                        raise BlobError("blob.too_large", "more bytes arrived than were announced", offset=have)
+                    if have + len(piece) > limit:
+                        raise BlobError("blob.too_large", f"more bytes arrived than the limit of {limit}", offset=have)
+                    if size is not None and have + len(piece) > size:
+                        raise BlobError("blob.length", "more bytes arrived than were announced", offset=have)
                     await asyncio.to_thread(file.write, piece)
                     have += len(piece)
-            if have < size:
+            if size is not None and have < size:
                 return False
             await asyncio.to_thread(_finish, part, final, sha256)
         except OSError as error:
+            if not is_full(error):
+                raise
             raise BlobError("disk.full", f"the store cannot be written: {error.strerror}") from error
         return True
 

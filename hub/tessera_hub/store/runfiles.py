@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from pydantic import StringConstraints
 
@@ -74,7 +74,7 @@ class RunFiles:
         """Replace the run's notebook and return its ETag."""
         etag = hashlib.sha256(data).hexdigest()[:32]
         path = self.folder(run_id) / "notebook.ipynb"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = path.with_suffix(f".{uuid4().hex}.tmp")
         try:
             temporary.write_bytes(data)
             temporary.rename(path)

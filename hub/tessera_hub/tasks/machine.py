@@ -128,7 +128,7 @@ async def transition(
     # Engines tell a start to the second or by another clock: it is not before the phase it follows. An end may have been while
     # nothing was heard.
     earliest = run.phase_at if to is Phase.RUNNING and before is not Phase.UNKNOWN else run.queued_at
-    moment = min(max(at or now, earliest), now)
+    moment = max(min(at or now, now), earliest)
     run.phase, run.phase_at = to.value, moment
     if reasons or to in (Phase.RUNNING, Phase.SUCCEEDED):
         run.reasons = [r.model_dump(mode="json") for r in reasons]

@@ -161,7 +161,7 @@ def localised(value: dict[str, Any] | Reason) -> Reason:
     """
     found = Reason.model_validate(value) if isinstance(value, dict) else value
     text = REASONS.get(found.code, (found.tier, ""))[1]
-    own = _particulars(found) or found.message
+    own = _particulars(found) or gettext(found.message)
     message = gettext(text) if text else ""
     if own and own != message:
         message = f"{message} {own}".strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -217,3 +218,29 @@ def test_a_body_that_is_too_large_is_refused_whether_its_length_is_told_or_not(s
             assert (answer.status_code, answer.json()["code"]) == (413, "http.413")
             assert not answer.json()["title"].isascii()
         assert api.get("/tasks").json()["items"] == []
+
+
+def test_a_file_comes_in_chunks_of_no_told_length_and_is_what_it_was_announced_to_be(ada: httpx.Client) -> None:
+    data = b"some bytes that come one after the other"
+    digest = hashlib.sha256(data).hexdigest()
+    assert ada.put(f"/blobs/{digest}", content=iter([data[:10], data[10:]])).status_code == 201
+    other = hashlib.sha256(b"other").hexdigest()
+    assert ada.put(f"/blobs/{other}", content=iter([data])).json()["code"] == "blob.hash_mismatch"
+    headers = {"Upload-Offset": "0", "Upload-Length": "3"}
+    longer = ada.patch(f"/blobs/{other}", content=b"other", headers=headers)
+    assert (longer.status_code, longer.json()["code"]) == (422, "blob.length")
+
+
+@pytest.mark.parametrize("paths", [["a.py", "a.py/x"], ["a.py", "b/" + "n" * 256], ["a.py", "b/" + "é" * 128]])
+def test_files_that_no_folder_can_hold_are_refused_at_the_submit(
+    ada: httpx.Client, spec: dict[str, Any], paths: list[str]
+) -> None:
+    files = [{"path": path, "sha256": "0" * 64, "size": 0} for path in paths]
+    refused = ada.post("/tasks", json=spec | {"kind": "script", "entry": "a.py", "inputs": {"files": files}})
+    assert (refused.status_code, refused.json()["code"]) == (422, "request.invalid")
+
+
+def test_what_lies_beyond_all_bounds_is_refused(ada: httpx.Client, spec: dict[str, Any]) -> None:
+    for wrong in ({"output_folder": "../.."}, {"output_folder": "/etc"}, {"schedule": {"at": "9999-12-31T00:00:00Z"}}):
+        assert ada.post("/tasks", json=spec | wrong).status_code == 422, wrong
+    assert ada.post("/estimate", params={"seconds": 10**20}, json={"name": "x", "kind": "script"}).status_code == 422

@@ -113,12 +113,12 @@ export function useFollow(id: string): IFollowed {
     };
     const stream = new EventStream({
       open: (last, signal) => {
-        told = last === null ? log.end : Number(last);
+        told = last === null ? log.end : Number.parseInt(last, 10);
         return client.openStream(`tasks/${id}/follow`, last, signal, { offset: told });
       },
       onEvent: event => {
-        // The id of an event is the byte of the log up to which all has been told.
-        const at = Number(event.id);
+        // The id of an event begins with the byte of the log up to which all has been told.
+        const at = Number.parseInt(event.id ?? '', 10);
         if (event.event === 'log') {
           onLog(JSON.parse(event.data) as ILogEvent, at);
         } else if (event.event === 'notebook') {

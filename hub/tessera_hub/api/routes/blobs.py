@@ -76,18 +76,20 @@ async def receive(context: Context, request: Request, tenant_id: int, sha256: st
     """Append the request's body to a blob and answer 204 with the new offset, 201 when it is complete.
 
     Raises:
-        Problem: 409 ``blob.offset``, 413 ``blob.too_large``, 422 ``blob.hash_mismatch``, 507 ``disk.full``.
+        Problem: 409 ``blob.offset``, 413 ``blob.too_large``, 422 ``blob.hash_mismatch`` or ``blob.length``, 507 ``disk.full``.
     """
-    length = size if size is not None else int(request.headers.get("Content-Length") or 0) + offset
+    announced = request.headers.get("Content-Length")  # none when it is sent in chunks: it ends where it ends
+    length = size if size is not None or announced is None else int(announced) + offset
     limit = context.settings.snapshot_limit_bytes
     try:
         complete = await context.blobs.append(tenant_id, sha256, offset, length, request.stream(), limit=limit)
     except BlobError as error:
-        status = {"blob.offset": 409, "blob.too_large": 413, "blob.hash_mismatch": 422, "disk.full": 507}[error.code]
+        status = {"blob.offset": 409, "blob.too_large": 413, "disk.full": 507}.get(error.code, 422)
         titles = {
             "blob.offset": _("The upload goes on at byte {offset}.", offset=error.offset),
             "blob.too_large": _("The file is larger than {limit} MiB.", limit=limit >> 20),
             "blob.hash_mismatch": _("The bytes do not have the announced hash; send the file again."),
+            "blob.length": _("More bytes came than were announced; send the file again."),
             "disk.full": _("The service's disk is full; tell the operator."),
         }
         raise Problem(status, error.code, titles[error.code], offset=error.offset) from error

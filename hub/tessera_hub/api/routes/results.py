@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from tessera_hub.store.tables import RunOutput, RunRow, TaskRow, UsageSampleRow
 from tessera_hub.tasks.views import TaskRecord, fetch, records, task_view
 
 router = APIRouter(tags=["results"])
+_EVENT_ID = re.compile(r"([0-9]{1,18})-([0-9a-f]{32})")
 
 LOG_POLL_SECONDS = 0.25
 """How often a live page's stream looks at the log file; a file's length costs nothing to read."""
@@ -135,11 +137,12 @@ async def follow(
 ) -> EventSourceResponse:
     """Stream a task: ``task`` on every change, ``log`` with text as it comes, ``notebook`` when it grew, then ``end``.
 
-    The id of an event is the log offset after it, so that a browser that reconnects goes on where it was.
+    The id of an event is the log offset after it and the run whose log that is, so that a browser that reconnects goes on where
+    it was, or begins with the log of a later run.
     """
-    start = int(last_event_id) if last_event_id and last_event_id.isdigit() else offset
     async with context.store.read() as session:
         record = await own_task(session, caller, task_id)
+    start = _position(last_event_id, record.run.id, offset)
     allowed = StillAllowed(request, caller, READ)
     return EventSourceResponse(_follow(context, allowed, record, start, current_language()), ping=PING_SECONDS)
 
@@ -165,7 +168,7 @@ async def _follow(
                 if record.run.id != run_id:
                     run_id, offset, pending = record.run.id, 0, b""
                 if (first or topics) and not Phase(record.run.phase).final:
-                    yield _event("task", task_view(record).model_dump_json(), str(offset))
+                    yield _event("task", task_view(record).model_dump_json(), _event_id(offset - len(pending), run_id))
                 if record.run.notebook_etag and record.run.notebook_etag != etag:
                     etag = record.run.notebook_etag
                     yield _event("notebook", {"etag": etag})
@@ -178,15 +181,32 @@ async def _follow(
                 text, pending = _whole_characters(pending + piece.data)
                 offset = piece.offset + len(piece.data)
                 body = {"stream": "output", "offset": offset, "run_id": str(run_id), "text": text}
-                yield _event("log", body, str(offset - len(pending)))
+                yield _event("log", body, _event_id(offset - len(pending), run_id))
+            if final and pending:
+                # A character that was cut at the very end is shown as what it is.
+                body = {"stream": "output", "offset": offset, "run_id": str(run_id), "text": pending.decode(errors="replace")}
+                pending = b""
+                yield _event("log", body, _event_id(offset, run_id))
             if context.store.notifier.closing:
                 return
             if final:
                 # Only now: who shows states and output in the order they come shows the last line before the end.
                 last = task_view(record).model_dump_json()
-                yield _event("task", last, str(offset))
-                yield _event("end", last, str(offset))
+                yield _event("task", last, _event_id(offset, run_id))
+                yield _event("end", last, _event_id(offset, run_id))
                 return
+
+
+def _event_id(offset: int, run_id: UUID) -> str:
+    return f"{offset}-{run_id.hex}"
+
+
+def _position(last_event_id: str | None, run_id: UUID, offset: int) -> int:
+    """Return where the log goes on: behind the last event if that was of this run, at its beginning if of another."""
+    found = _EVENT_ID.fullmatch(last_event_id or "")
+    if found is None:
+        return offset
+    return int(found[1]) if found[2] == run_id.hex else 0
 
 
 def _whole_characters(data: bytes) -> tuple[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -23,6 +24,7 @@ from tessera_hub.manager.checkpoints import last_checkpoint
 from tessera_hub.manager.tokens import run_token
 from tessera_hub.schemas.protocol import ClaimRequest
 from tessera_hub.schemas.tasks import InputFile, Phase, TaskSpec, safe_relative_path
+from tessera_hub.store.blobs import is_full
 from tessera_hub.store.notify import note, task_topic
 from tessera_hub.store.runfiles import Stream
 from tessera_hub.store.tables import Blob, RunCheckpoint, RunOutput, RunRow, TaskRow
@@ -94,6 +96,8 @@ async def put_log(
     try:
         end = await asyncio.to_thread(context.run_files.write_log, run.id, stream, offset, data)
     except OSError as error:
+        if not is_full(error):
+            raise
         raise Problem(507, "disk.full", _("The service's disk is full; tell the operator.")) from error
     return {"end": end}
 
@@ -106,6 +110,8 @@ async def put_notebook(run_id: UUID, request: Request, context: Ctx) -> dict[str
     try:
         etag = await asyncio.to_thread(context.run_files.write_notebook, run.id, data)
     except OSError as error:
+        if not is_full(error):
+            raise
         raise Problem(507, "disk.full", _("The service's disk is full; tell the operator.")) from error
     async with context.store.write() as session:
         await session.execute(
@@ -134,8 +140,8 @@ async def input_file(
             named |= {file.sha256 for file in await last_checkpoint(session, task.id, row.attempt)}
     if sha256 not in named or not context.blobs.exists(task.tenant_id, sha256):
         raise not_found("input")
-    first = (wanted or "").removeprefix("bytes=").partition("-")[0]
-    offset = int(first) if first.isdigit() else 0
+    first = re.match(r"bytes=([0-9]{1,18})-", wanted or "")
+    offset = int(first[1]) if first else 0
     status = 206 if offset else 200
     body = context.blobs.read(task.tenant_id, sha256, offset)
     return StreamingResponse(body, status_code=status, media_type="application/octet-stream")

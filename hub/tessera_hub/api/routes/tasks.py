@@ -21,6 +21,7 @@ from tessera_hub.api.intake import accept, accept_batch, examine, refuse_recurri
 from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.capacity import Estimate
 from tessera_hub.schemas.tasks import (
+    LONGEST_RUN_SECONDS,
     Phase,
     Submitted,
     Task,
@@ -51,7 +52,9 @@ _GROUPS = {
 
 
 @router.post("/estimate")
-async def estimate(spec: TaskDraft, caller: Reader, context: Ctx, seconds: Annotated[int | None, Query(ge=1)] = None) -> Estimate:
+async def estimate(
+    spec: TaskDraft, caller: Reader, context: Ctx, seconds: Annotated[int | None, Query(ge=1, le=LONGEST_RUN_SECONDS)] = None
+) -> Estimate:
     """Return what a task would cost, what its quota would be and whether it could start now, without submitting it."""
     return await examine(context, caller, spec, seconds)
 

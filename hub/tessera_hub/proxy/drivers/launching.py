@@ -237,7 +237,8 @@ def of_os_error(error: OSError) -> DriverError:
     """Return what a person is told about a failed system call."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DriverError("disk.full", "the disk of the machine is full")
-    return DriverError("cluster.start_failed", str(error))
+    # Without the path: folders of the Proxy are nobody else's business.
+    return DriverError("cluster.start_failed", error.strerror or type(error).__name__)
 
 
 async def kernels_of(python: Path) -> list[str]:

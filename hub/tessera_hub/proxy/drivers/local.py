@@ -51,7 +51,7 @@ from tessera_hub.proxy.drivers.usage import UsageMeter
 from tessera_hub.proxy.errors import ProxyError
 from tessera_hub.proxy.shim import boot_id
 from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
-from tessera_hub.schemas.reasons import Reason
+from tessera_hub.schemas.reasons import ENDED_OUTSIDE, MACHINE_RESTARTED, Reason
 from tessera_hub.schemas.resources import ResourceVector
 from tessera_hub.schemas.tasks import Phase
 
@@ -241,7 +241,7 @@ class LocalDriver(Driver):
             self._conclude(run, "failed", of_os_error(error).reason)
         except Exception as error:
             log.exception("run_not_started", run=str(run.lease.run_id))
-            self._conclude(run, "failed", reason_of("cluster.start_failed", f"{type(error).__name__}: {error}"))
+            self._conclude(run, "failed", reason_of("cluster.start_failed", type(error).__name__))
         finally:
             entry.spawning = False
             entry.start = None
@@ -385,7 +385,7 @@ class LocalDriver(Driver):
         killed = kill_leftovers(run.lease.run_id)
         rebooted = (run.read("shim.pid.json") or {}).get("boot_id") != boot_id()
         at = last_sign_of_life(run) if rebooted else datetime.now(UTC)
-        words = "the machine was restarted" if rebooted else "the run's processes were ended from outside"
+        words = MACHINE_RESTARTED if rebooted else ENDED_OUTSIDE
         reason = reason_of("cluster.lost", words, {"rebooted": rebooted, "killed": killed})
         self._conclude(run, "failed", reason, at=at, evidence="estimated" if rebooted else "observed")
         return ending(run) or Ending(Phase.FAILED, at, reason)

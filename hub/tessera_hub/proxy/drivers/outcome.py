@@ -9,7 +9,7 @@ from typing import Any, Final
 from tessera_hub.proxy.drivers.base import Evidence, MeterFact
 from tessera_hub.proxy.drivers.rundirectory import RunDirectory
 from tessera_hub.proxy.shim import is_alive
-from tessera_hub.schemas.reasons import Reason
+from tessera_hub.schemas.reasons import ENDED_OUTSIDE, Reason
 from tessera_hub.schemas.resources import ResourceVector
 from tessera_hub.schemas.tasks import Phase
 from tessera_hub.tasks.reasons import tier_of
@@ -137,7 +137,7 @@ def _native(run: RunDirectory, shim: dict[str, Any], at: datetime) -> Ending:
         return Ending(STATES[state], at, reason_of(reason_code, "", detail), status)
     if code in STATUS_CODES:
         return Ending(Phase.FAILED, at, reason_of(STATUS_CODES[code], "", detail), status)
-    return Ending(Phase.FAILED, at, reason_of("cluster.lost", "the run's process was ended from outside", detail), status)
+    return Ending(Phase.FAILED, at, reason_of("cluster.lost", ENDED_OUTSIDE, detail), status)
 
 
 def shim_lives(run: RunDirectory) -> bool | None:

@@ -27,7 +27,7 @@ from tessera_hub.proxy.drivers.couriers import fact, meter_since, progress_of, t
 from tessera_hub.proxy.drivers.foreign import count_of
 from tessera_hub.proxy.drivers.outcome import EXIT_CODE_LIMIT, ORDERED, STATES, STATUS_CODES, reason_of
 from tessera_hub.proxy.drivers.runrecords import End, moment
-from tessera_hub.schemas.reasons import Reason
+from tessera_hub.schemas.reasons import ENDED_OUTSIDE, Reason
 from tessera_hub.schemas.tasks import Phase, Progress
 
 
@@ -151,7 +151,7 @@ def _outcome(record: Record, seen: Seen, report: Mapping[str, Any]) -> tuple[Pha
         return *_taken(job), status
     if status in STATUS_CODES:
         return Phase.FAILED, reason_of(STATUS_CODES[status], "", detail), status
-    return Phase.FAILED, reason_of("cluster.lost", "the run's container was ended from outside", detail), status
+    return Phase.FAILED, reason_of("cluster.lost", ENDED_OUTSIDE, detail), status
 
 
 def _taken(job: Job | None) -> tuple[Phase, Reason]:

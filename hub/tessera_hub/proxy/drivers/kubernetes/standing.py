@@ -14,7 +14,7 @@ from tessera_hub.proxy.drivers.kubernetes.reasons import reason_for
 from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.outcome import EXIT_CODE_LIMIT, ORDERED, STATES, STATUS_CODES, reason_of
 from tessera_hub.proxy.drivers.runrecords import End, moment
-from tessera_hub.schemas.reasons import Reason
+from tessera_hub.schemas.reasons import ENDED_OUTSIDE, Reason
 from tessera_hub.schemas.tasks import Phase, Progress
 from volcano_client.pending import Cause, causes_of_pod
 
@@ -236,7 +236,7 @@ def _outcome(
         return *_taken(pod), status
     if status in STATUS_CODES:
         return Phase.FAILED, reason_of(STATUS_CODES[status], "", detail), status
-    return Phase.FAILED, reason_of("cluster.lost", "the run's process was ended from outside", detail), status
+    return Phase.FAILED, reason_of("cluster.lost", ENDED_OUTSIDE, detail), status
 
 
 def state_of(pod: Document, kind: str, name: str) -> dict[str, Any]:

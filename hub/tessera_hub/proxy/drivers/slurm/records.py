@@ -21,6 +21,7 @@ from tessera_hub.proxy.drivers.outcome import (
 from tessera_hub.proxy.drivers.rundirectory import RunDirectory
 from tessera_hub.proxy.drivers.slurm.jobs import REQUEUED, SUSPENDED, Job, PastJob
 from tessera_hub.proxy.drivers.slurm.submission import END_SLACK_SECONDS
+from tessera_hub.schemas.reasons import ENDED_OUTSIDE, JOB_FORGOTTEN
 from tessera_hub.schemas.resources import ResourceVector
 from tessera_hub.schemas.tasks import Phase
 
@@ -216,7 +217,7 @@ def _by_status(run: RunDirectory, native: Native, at: datetime) -> Ending:
             return Ending(Phase.FAILED, at, reason_of(str(cause), "", detail))
         if type(code) is int and code in STATUS_CODES:
             return Ending(Phase.FAILED, at, reason_of(STATUS_CODES[code], "", detail), code)
-    words = "Slurm does not know the job any more" if native.ended == PURGED else "the run's processes were ended from outside"
+    words = JOB_FORGOTTEN if native.ended == PURGED else ENDED_OUTSIDE
     return Ending(Phase.FAILED, at, reason_of("cluster.lost", words, detail), native.exit_code)
 
 
