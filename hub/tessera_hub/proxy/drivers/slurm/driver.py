@@ -75,6 +75,8 @@ class SlurmDriver(Driver):
         self._lock: int | None = None
         self._polling: asyncio.Task[None] | None = None
         self._look_lock = asyncio.Lock()
+        self._look_wanted = asyncio.Event()
+        """Set by whatever changes something at the centre; one look serves all that came meanwhile."""
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -144,7 +146,10 @@ class SlurmDriver(Driver):
 
     async def _poll_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self.settings.poll_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.poll_seconds):
+                    await self._look_wanted.wait()
+            self._look_wanted.clear()
             try:
                 await self.look()
             except TransportError as error:
@@ -257,8 +262,7 @@ class SlurmDriver(Driver):
                 await self.preparation.prepare(run, source)
             entry.submitting = True
             await self.preparation.submit(run, entry.native)
-            with contextlib.suppress(TransportError):
-                await self.look()
+            self._look_wanted.set()
         except DriverError as error:
             log.warning("run_not_started", run=str(run.lease.run_id), code=error.code, error=error.message)
             conclude(run, "gave_back" if error.give_back else "failed", error.reason)
@@ -302,9 +306,9 @@ class SlurmDriver(Driver):
         try:
             async with asyncio.timeout(ORDER_SECONDS):
                 await self._see_to_order(entry)
-                await self.look()
         except (TransportError, TimeoutError) as error:  # it is recorded; the next look sees to it
             log.warning("slurm_unreachable", error=str(error))
+        self._look_wanted.set()
 
     async def _see_to_order(self, entry: Entry) -> None:
         await see_to_order(entry, self.slurm, self.files, self.preparation.account_name(entry.run))
@@ -323,7 +327,7 @@ class SlurmDriver(Driver):
             return
         try:
             await change(entry.native.job_id)
-            await self.look()
+            self._look_wanted.set()
         except TransportError as error:
             log.warning("slurm_unreachable", error=str(error))
 
