@@ -112,7 +112,7 @@ $(STAMPS)/proxy: | $(STAMPS)/python
 $(STAMPS)/lab: $(LAB_SOURCES) | $(STAMPS)/python
 	@$(say) "Building the Lab extension"
 	@$(UV) 'jupyter-builder>=1.3,<2'
-	@cd extensions/labextension && npm ci --silent --no-fund --no-audit --no-update-notifier && npm run --silent build
+	@cd extensions/labextension && npm ci --silent --no-fund --no-audit --no-update-notifier && { npm run --silent build >$(CURDIR)/$(STAMPS)/lab.log 2>&1 || { cat $(CURDIR)/$(STAMPS)/lab.log; exit 1; }; }
 	@mkdir -p $(VENV)/share/jupyter/labextensions/@tessera $(VENV)/etc/jupyter/jupyter_server_config.d
 	@ln -sfn $(CURDIR)/extensions/tessera_lab/labextension $(VENV)/share/jupyter/labextensions/@tessera/lab
 	@ln -sf $(CURDIR)/extensions/jupyter-config/tessera.json $(VENV)/etc/jupyter/jupyter_server_config.d/tessera.json

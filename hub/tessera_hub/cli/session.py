@@ -22,7 +22,7 @@ def login(url: str | None, forget: bool, as_json: bool) -> None:
     """Store the address and a token of a service.
 
     The token is read from TESSERA_TOKEN, from standard input if that is not a terminal, or asked for; never from the command
-    line, where others could see it. Get one on the hub's page "Token".
+    line, where others could see it. Get one on the hub's page "Tokens".
     """
     path = settings_file()
     if forget:
