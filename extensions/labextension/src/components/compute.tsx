@@ -180,7 +180,9 @@ function Quota(props: { queue: Queue }): React.JSX.Element {
         return (
           <div key={line.dimension} className="tsr-quota">
             <span>{name}</span>
-            <span className="tsr-tabular">{limit === null ? amount(used) : trans.__('%1 of %2', amount(used), amount(limit))}</span>
+            <span className="tsr-tabular">
+              {limit === null ? amount(used) : trans.__('%1 of %2', amount(used), amount(limit))}
+            </span>
             <Bar label={name} value={used} part={own} max={whole} tone={tone} />
             <span className="tsr-note">
               <span className="tsr-key" aria-hidden="true" /> {trans.__('Mine: %1', amount(own))}
