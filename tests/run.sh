@@ -5,7 +5,7 @@ python=.venv/bin/python
 # Kubernetes and the images take minutes to build the first time, more than a test may. Without root the tests themselves say so.
 if [ "$(id -u)" = 0 ]; then
   case "${1:-}" in
-  '' | cluster | conformance | helm | spawner | vgpu) "$python" -m tests.cluster build ;;
+  '' | cluster | conformance | faults | helm | spawner | vgpu) "$python" -m tests.cluster build ;;
   esac
   case "${1:-}" in
   '' | helm | spawner) "$python" -m tests.helm ;;
