@@ -122,7 +122,7 @@ def test_less_memory_than_is_in_use_is_no_bypass_and_nobody_elses_before_it_is_g
     (slice_,) = node.slices()
     assert (slice_["cards"][0]["memory_mib"], slice_["cards"][0]["still_held_mib"]) == (10_000, 60_000)
     card = container.limits().cards[0].uuid
-    assert node.metrics()["tessera_vgpu_card_given_memory_bytes", card, "A100-80G"] == 60_000 * MIB
+    eventually(lambda: node.metrics()["tessera_vgpu_card_given_memory_bytes", card, "A100-80G"] == 60_000 * MIB, "the books")
     begin = node.metrics()["tessera_vgpu_last_look_timestamp_seconds",]
     eventually(lambda: node.metrics()["tessera_vgpu_last_look_timestamp_seconds",] > begin + 2, "some looks")
     assert node.remarks(container) == set()

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -26,7 +27,11 @@ KILLING = str(Path(__file__).parent / "killing")
 
 def journal(node: Node) -> dict[str, str]:
     """Return pod by promise, of those that are bound."""
-    read = [json.loads(path.read_bytes()) for path in (node.state / "journal").glob("*.json")]
+    read: list[dict[str, Any]] = []
+    for path in (node.state / "journal").glob("*.json"):
+        # One that is taken back meanwhile is gone.
+        with suppress(FileNotFoundError):
+            read.append(json.loads(path.read_bytes()))
     return {slot["nonce"]: slot["binding"]["owner"]["pod"] for slot in read if slot["binding"] is not None}
 
 
