@@ -6,6 +6,7 @@ What the images are made of is fetched here, outside, so that no image needs a p
     own/            the wheel of tessera-hub, and
     lab/            the built Lab extension, as it lies below Python's prefix, and
     examples/       the example notebooks, where the requirements name tessera-hub
+    library/        the library that enforces slices of cards, for the node agent
     node_modules/   where the image has a package.json with its lock file
     …               the files of helm/images/NAME themselves
 
@@ -27,6 +28,9 @@ from typing import Final
 IMAGES: Final = Path(__file__).resolve().parent
 REPOSITORY: Final = IMAGES.parent.parent
 LAB: Final = REPOSITORY / "extensions" / "tessera_lab" / "labextension"
+LIBRARY: Final = REPOSITORY / "vgpu" / "build" / "interposer" / "libtessera_vgpu.so"
+WITH_LIBRARY: Final = "node"
+"""The image that has it."""
 LAB_TARGET: Final = Path("share/jupyter/labextensions/@tessera/lab")
 PYTHON: Final = "3.11"
 """Version of Debian's Python in the images."""
@@ -111,9 +115,14 @@ def lay_out(name: str, target: Path) -> None:
     """Copy the image's own files and, where it has tessera-hub, the Lab extension and the examples into *target*.
 
     Raises:
-        ContextError: the Lab extension is not built.
+        ContextError: the Lab extension, or the library that enforces slices, is not built.
     """
     shutil.copytree(IMAGES / name, target, dirs_exist_ok=True)
+    if name == WITH_LIBRARY:
+        if not LIBRARY.exists():
+            raise ContextError("the library that enforces slices is not built: make interposer")
+        (target / "library").mkdir()
+        shutil.copyfile(LIBRARY, target / "library" / LIBRARY.name)
     if not has_tessera(name):
         return
     if not (LAB / "package.json").exists():

@@ -98,6 +98,8 @@ def _sources(name: str) -> Iterable[Path]:
     """Return whatever is part of an image: its own files and, where they are in it, our sources, the Lab extension, examples."""
     yield IMAGES / "context.py"
     yield from (path for path in (IMAGES / name).rglob("*") if path.is_file())
+    if name == context.WITH_LIBRARY:
+        yield context.LIBRARY
     if context.has_tessera(name):
         yield from (context.REPOSITORY / path for path in context.source_files(*context.wheel_sources(), "examples"))
         yield from (path for path in context.LAB.rglob("*") if path.is_file())

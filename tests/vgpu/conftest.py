@@ -87,7 +87,7 @@ class Kubernetes:
 
         def there() -> bool:
             self.client.show_memory(2 * MIB)
-            free = self.http.get(f"/api/v1/nodes/{NODE}").json()["status"]["allocatable"]
+            free: dict[str, str] = self.http.get(f"/api/v1/nodes/{NODE}").json()["status"]["allocatable"]
             return free.get("tessera.io/vgpu") == "200" and free.get("tessera.io/vgpu-memory") == str(2 * MIB)
 
         self.wait(there, 90, "slots on the node")
