@@ -170,10 +170,6 @@ def test_gres(text: str, found: list[tuple[Any, ...]]) -> None:
     assert [(gres.name, gres.kind, gres.count, gres.indices) for gres in parse_gres(text)] == found
 
 
-def test_shares_per_card_of_newer_versions() -> None:
-    assert parse_gres("shard:a100:3(1/4,2/4)")[0].per_card == (1, 2)
-
-
 NODE = {
     "name": "n1",
     "partitions": ["gpu", "low"],
