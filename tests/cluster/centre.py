@@ -45,9 +45,9 @@ def remove(transport: Transport, documents: Iterable[dict[str, Any]]) -> None:
         Collection(transport, kind_of(document)).delete(document["metadata"]["name"], document["metadata"].get("namespace"))
 
 
-def account_token(transport: Transport, namespace: str) -> str:
-    """Return a token of the Proxy's service account."""
-    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{ACCOUNT}/token"
+def account_token(transport: Transport, namespace: str, account: str = ACCOUNT) -> str:
+    """Return a token of a service account, by default the Proxy's."""
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
     return str(transport.call("POST", path, body=body)["status"]["token"])
 
@@ -61,12 +61,12 @@ class ClusterProxy(LocalProxy):
         self.admin = admin
         self.relay = Relay(service.port)
         self.prefix = f"e{uuid4().hex[:8]}"
-        self.objects = manifest(self.prefix)
+        self.objects = manifest(self.prefix, kubelets=True)
         apply(admin, self.objects)
         self.kubeconfig = directory / "kubeconfig"
         self.kubeconfig.write_text(json.dumps(cluster.kubeconfig_for(account_token(admin, f"{self.prefix}-system"))))
         url = f"http://{self.relay.host}:{self.relay.port}{PREFIX}"
-        settings = f'namespace_prefix = "{self.prefix}"\nservice_url = "{url}"\nplain_gangs = true\n'
+        settings = f'namespace_prefix = "{self.prefix}"\nservice_url = "{url}"\nplain_gangs = true\nkubelets = true\n'
         (directory / "settings.toml").write_text(settings)
 
     def start(self) -> None:

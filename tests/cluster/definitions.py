@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tessera_hub.proxy.drivers.kubernetes.usage import POD_METRICS
 from volcano_client.kinds import COMMANDS, JOBS, POD_GROUPS, QUEUES, Kind
 
 TEXT: Final = {"type": "string"}
@@ -90,8 +91,18 @@ def _definition(kind: Kind, schema: dict[str, Any], *, status: bool) -> dict[str
 
 def definitions() -> list[dict[str, Any]]:
     """Return the resource definitions."""
-    top = {"apiVersion": TEXT, "kind": TEXT, "metadata": {"type": "object"}}
+    top: dict[str, Any] = {"apiVersion": TEXT, "kind": TEXT, "metadata": {"type": "object"}}
     with_status = [(JOBS, _JOB), (POD_GROUPS, _GROUP), (QUEUES, _QUEUE)]
     found = [_definition(kind, _object(**top, spec=spec, status=FREE), status=True) for kind, spec in with_status]
     command = _object(**top, action=TEXT, target=_TARGET, reason=TEXT, message=TEXT)
     return [*found, _definition(COMMANDS, command, status=False)]
+
+
+def pod_metrics_definition() -> dict[str, Any]:
+    """Return PodMetrics as a kind that the API server keeps itself: a stand-in for the server of ``metrics.k8s.io``."""
+    usage = _object(name=TEXT, usage=RESOURCES)
+    top: dict[str, Any] = {"apiVersion": TEXT, "kind": TEXT, "metadata": {"type": "object"}}
+    found = _definition(POD_METRICS, _object(**top, timestamp=TEXT, window=TEXT, containers=_list(usage)), status=False)
+    # The API server asks why a name of a protected group is used.
+    found["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved, a stand-in for tests"}
+    return found

@@ -30,7 +30,7 @@ class Rights:
     def __init__(self, cluster: Machine, admin: Transport, folder: Path) -> None:
         self.admin = admin
         self.prefix = f"r{uuid4().hex[:8]}"
-        self.objects = manifest(self.prefix)
+        self.objects = manifest(self.prefix, kubelets=True)
         apply(admin, self.objects)
         kubeconfig = folder / "kubeconfig"
         kubeconfig.write_text(json.dumps(cluster.kubeconfig_for(account_token(admin, f"{self.prefix}-system"))))
