@@ -50,10 +50,15 @@ def _fill(places: Places, settings: Settings, service: Service) -> None:
     # A repeat after a crash goes on with what has come; after the start nothing may be touched, and then none of this runs.
     work = places.run / "work"
     try:
-        for folder in (places.run, places.control, work, places.run / "output"):
+        for folder in (places.run, places.control, places.run / "output"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if settings.live:
+            _work_in(work, settings.live)
+        else:
+            work.mkdir(exist_ok=True, mode=0o700)
         files = _patiently(service.inputs, settings)
-        _bring(service, settings, work, files)
+        if not settings.live:
+            _bring(service, settings, work, files)
         _bring(service, settings, places.run / settings.checkpoint_directory, settings.checkpoint)
         known = {path: [file.lstat().st_mtime_ns, file.lstat().st_size] for path, file in files_below(work)}
         write_atomic(places.control / "inputs.json", known)
@@ -62,6 +67,12 @@ def _fill(places: Places, settings: Settings, service: Service) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _PreparationError("disk.full", "the disk of the node is full") from error
         raise
+
+
+def _work_in(work: Path, folder: str) -> None:
+    """Let the run work in a folder of its person's own, from which nothing is sent anywhere."""
+    if not work.is_symlink():
+        work.symlink_to(folder)
 
 
 def _bring(service: Service, settings: Settings, folder: Path, files: Iterable[Mapping[str, Any]]) -> None:

@@ -21,6 +21,7 @@ class Settings:
         room_seconds: how long ``deliver`` waits for room on the service's full disk.
         interval_seconds: between two looks at what is to be sent.
         parts: pods of the run.
+        live: folder that the run works in, instead of a copy of inputs; there in the container of user code only.
         order_url, told_url: signed addresses of the Proxy's words to a run that is all in one container, and of its own.
         poll_seconds: between two looks at the Proxy's words.
         user: Unix id of user code there.
@@ -41,6 +42,7 @@ class Settings:
     room_seconds: float = 180.0
     interval_seconds: float = 0.5
     parts: int = 1
+    live: str = ""
     order_url: str = ""
     told_url: str = ""
     poll_seconds: float = 5.0

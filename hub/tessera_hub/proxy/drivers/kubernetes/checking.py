@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tessera_hub.proxy.drivers.base import DriverError
+from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.options import KubernetesOptions
 from tessera_hub.schemas.protocol import Lease
 from tessera_hub.schemas.tasks import SCRIPT_KINDS, TaskKind
@@ -21,8 +22,7 @@ def check_lease(lease: Lease, options: KubernetesOptions) -> None:
         raise DriverError("never.gang_too_large", "a run here has one role; its replicas are the pods")
     if spec.kind is TaskKind.NOTEBOOK and spec.roles[0].replicas != 1:
         raise DriverError("never.gang_too_large", "a notebook runs in one pod")
-    if spec.inputs.kind == "live":
-        raise DriverError("inputs.live_refused", "pods share no storage with workspaces")
+    home_of(lease, options.homes)
     if not spec.entry:
         raise DriverError("script.missing", "the task names no notebook or script")
     if spec.environment not in options.environments:

@@ -23,6 +23,7 @@ from tessera_hub.proxy.drivers.couriers import runner_bytes
 from tessera_hub.proxy.drivers.kubernetes import objects
 from tessera_hub.proxy.drivers.kubernetes.cards import Device, node_selection, resources_of
 from tessera_hub.proxy.drivers.kubernetes.checking import check_lease
+from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, has_shares
 from tessera_hub.proxy.drivers.kubernetes.kubelets import Kubelets
 from tessera_hub.proxy.drivers.kubernetes.mirror import QueueMirror
@@ -95,6 +96,8 @@ class KubernetesDriver(Driver):
             found.add("gang")
         if self.uses_volcano and self.options.mirror_queues:
             found.add("queues")
+        if self.options.homes is not None:
+            found.add("shared_storage")
         return frozenset(found)
 
     @property
@@ -177,7 +180,8 @@ class KubernetesDriver(Driver):
     async def inventory(self) -> Inventory:
         """All nodes that take runs, less what pods hold, ours and others'."""
         environments = {name: {"kind": "image", "image": image} for name, image in self.options.environments.items()}
-        return Inventory(pools=self.picture.pools(), environments=environments)
+        shared = None if self.options.homes is None else self.options.homes.path
+        return Inventory(pools=self.picture.pools(), environments=environments, shared_storage=shared)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -243,6 +247,11 @@ class KubernetesDriver(Driver):
         name = self._namespaces[lease.tenant_id] = await in_thread(make)
         return name
 
+    def _see_claim(self, claim: str, namespace: str) -> None:
+        """A pod with a volume that is not there would wait for ever."""
+        if Collection(self.transport, objects.CLAIMS).get(claim, namespace) is None:
+            raise DriverError("inputs.live_refused", f"namespace {namespace} has no volume {claim} with people's homes")
+
     async def _make_job(self, entry: Entry) -> None:
         """Make the job of a run that has none; a repeat finds it."""
         record = entry.record
@@ -254,7 +263,9 @@ class KubernetesDriver(Driver):
         else:
             kind, document = objects.PLAIN_JOBS, objects.plain_job(record.lease, self.options, secret, template)
         try:
-            await self._namespace(record.lease)
+            namespace = await self._namespace(record.lease)
+            if (home := home_of(record.lease, self.options.homes)) is not None:
+                await in_thread(lambda: self._see_claim(home.claim, namespace))
             if record.size > 1 and not self.uses_volcano:  # Volcano makes its own
                 names = objects.peers_service(record.lease, self.options, secret)
                 await in_thread(lambda: Collection(self.transport, objects.SERVICES).create_or_get(names))

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.couriers import courier_document, stored_lease
+from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, ORDER, PERSON, RECORD, RUN, SITE, TENANT, KubernetesOptions
 from tessera_hub.schemas.protocol import Lease
 from volcano_client.kinds import JOBS, Kind
@@ -29,6 +30,7 @@ PODS: Final = Kind("v1", "Pod", "pods")
 NODES: Final = Kind("v1", "Node", "nodes", namespaced=False)
 SECRETS: Final = Kind("v1", "Secret", "secrets")
 SERVICES: Final = Kind("v1", "Service", "services")
+CLAIMS: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 CONFIG_MAPS: Final = Kind("v1", "ConfigMap", "configmaps")
 EVENTS: Final = Kind("v1", "Event", "events")
 NAMESPACES: Final = Kind("v1", "Namespace", "namespaces", namespaced=False)
@@ -71,13 +73,13 @@ def lease_secret(lease: Lease, options: KubernetesOptions, namespace: str) -> di
     """Return the record of a run.
 
     Raises:
-        DriverError: ``cluster.start_failed``: the checkpoint has more files than an object can name.
+        DriverError: ``cluster.start_failed``: the checkpoint has more files than an object can name; ``inputs.live_refused``.
     """
     packed = gzip.compress(stored_lease(lease).model_dump_json().encode(), mtime=0)
-    data = {
-        "lease.json.gz": packed,
-        "courier.json": json.dumps(courier_document(lease, options.service_url, options.output_bytes)).encode(),
-    }
+    told = courier_document(lease, options.service_url, options.output_bytes)
+    if lease.managed_by == "proxy" and (home := home_of(lease, options.homes)) is not None:
+        told["live"] = home.live
+    data = {"lease.json.gz": packed, "courier.json": json.dumps(told).encode()}
     if sum(map(len, data.values())) > SECRET_LIMIT:
         raise DriverError("cluster.start_failed", "the checkpoint has too many files to start from it here")
     return {
@@ -195,16 +197,20 @@ def pod_template(
         shown.append({"path": "company", "fieldRef": {"fieldPath": f"metadata.annotations['{COMPANY}']"}})
         arguments += ["--company", f"{ORDERS}/company", "--uid", "$(TESSERA_POD_UID)", "--framework", spec.framework]
         variables.append({"name": "TESSERA_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}})
+    home = home_of(lease, options.homes)
+    user = options.user if home is None or home.uid is None else home.uid
+    own_mounts = [] if home is None else [home.mount()]  # neither prepare nor deliver has any business in a home
     main = container(
         "main",
         "launch",
-        [*shared, {"name": "order", "mountPath": ORDERS, "readOnly": True}],
+        [*shared, {"name": "order", "mountPath": ORDERS, "readOnly": True}, *own_mounts],
         {"requests": requests, "limits": limits},
         arguments,
     )
     main["env"] = variables
     deliver = container("deliver", "deliver", trusted, _COURIER, settings)
     lease_items = [{"key": "courier.json", "path": "courier.json"}]
+    lease_mode = 0o440 if home is None else 0o444  # root's file; without the group above only its readers' mounts guard it
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -212,9 +218,10 @@ def pod_template(
         "terminationGracePeriodSeconds": grace + KILL_SLACK_SECONDS + DELIVERY_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": options.user,
-            "runAsGroup": options.user,
-            "fsGroup": options.user,
+            "runAsUser": user,
+            "runAsGroup": user,
+            # A kubelet gives all of a volume to this group, and so everybody's homes to one person's.
+            **({"fsGroup": user} if home is None else {}),
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "initContainers": [{**prepare, "env": [claimant]}],
@@ -222,8 +229,9 @@ def pod_template(
         "volumes": [
             {"name": "run", "emptyDir": {}},
             {"name": "code", "configMap": {"name": code}},
-            {"name": "lease", "secret": {"secretName": run_name(lease.run_id), "items": lease_items, "defaultMode": 0o440}},
+            {"name": "lease", "secret": {"secretName": run_name(lease.run_id), "items": lease_items, "defaultMode": lease_mode}},
             {"name": "order", "downwardAPI": {"items": shown}},
+            *([] if home is None else [home.volume()]),
         ],
     }
     if longest is not None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tessera_hub.proxy.drivers.kubernetes.homes import Homes
+
 SITE: Final = "tessera.io/site"
 RUN: Final = "tessera.io/run"
 TENANT: Final = "tessera.io/tenant-id"
@@ -50,6 +52,7 @@ class KubernetesOptions:
         plain_gangs: without Volcano, too, take runs of several pods: they wait for each other before any user code.
         gang_seconds: after which such a run is given back when only some of its pods found a node.
         kubelets: ask the kubelets what runs use where the cluster has no metrics API.
+        homes: volume with people's homes, for live folders; None: snapshots only.
     """
 
     kubeconfig: Path | None = None
@@ -71,3 +74,4 @@ class KubernetesOptions:
     plain_gangs: bool = False
     gang_seconds: int = 300
     kubelets: bool = False
+    homes: Homes | None = None

@@ -9,15 +9,38 @@ import ipaddress
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from tessera_hub.proxy.drivers.kubernetes.homes import FOLDER, PATH, Homes
 from tessera_hub.proxy.drivers.kubernetes.options import DEFAULT_QUOTA, KubernetesOptions
 from tessera_hub.proxy.errors import ProxyError
 from tessera_hub.schemas.resources import Strict
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+
+
+class HomesSettings(Strict):
+    """Where people's homes are."""
+
+    claim: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+    """PersistentVolumeClaim of each tenant's namespace, of one storage."""
+    folder: str = FOLDER
+    """A person's folder on the volume; with ``{principal_id}`` or ``{owner}``, and ``{tenant_id}``."""
+    path: str = PATH
+    """Where people see their home, and runs as well."""
+    uid_base: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    """Runs in live folders have the Unix id ``uid_base`` + number of the person; None: ``user``."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        self.homes().check()
+        return self
+
+    def homes(self) -> Homes:
+        """Return it as the driver's option."""
+        return Homes(self.claim, self.folder, self.path, self.uid_base)
 
 
 class KubernetesSettings(Strict):
@@ -53,6 +76,8 @@ class KubernetesSettings(Strict):
     """Without Volcano, too, take runs of several pods: they wait for each other before any user code."""
     gang_seconds: Annotated[int, Field(ge=1)] = 300
     """After which such a run is given back when only some of its pods found a node."""
+    homes: HomesSettings | None = None
+    """Volume with people's homes, for live folders."""
     kubelets: bool = False
     """Ask the kubelets what runs use where the cluster has no metrics API; needs the rights of ``manifest --kubelets``."""
     pull_secret: str | None = None
@@ -103,4 +128,5 @@ def read_options(path: Path | None, kubeconfig: Path | None, environments: Mappi
         plain_gangs=found.plain_gangs,
         gang_seconds=found.gang_seconds,
         kubelets=found.kubelets,
+        homes=None if found.homes is None else found.homes.homes(),
     )
