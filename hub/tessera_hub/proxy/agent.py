@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -43,8 +43,14 @@ log = structlog.get_logger(__name__)
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 15.0
 ACCEPT_MAX: Final = 100
+STARTED: Final = (Phase.RUNNING, Phase.SUSPENDED, Phase.UNKNOWN)
 SAMPLES_KEPT: Final = 5000
 """Samples of use that wait for the service; older ones are dropped."""
+
+
+def room_for_more(phases: Iterable[Phase]) -> int:
+    """Return how many more runs the Proxy takes: what has started is the engine's and no burden any more."""
+    return max(ACCEPT_MAX - sum(not phase.final and phase not in STARTED for phase in phases), 0)
 
 
 class Agent:
@@ -162,7 +168,7 @@ class Agent:
             inventory=None if digest == self._known_inventory else inventory,
             runs=[self._report(run) for run in runs],
             queues_hash=self._queues_hash,
-            accept_max=max(ACCEPT_MAX - sum(not run.phase.final for run in runs), 0),
+            accept_max=room_for_more(run.phase for run in runs),
         )
         # What changes here while the service waits is told at once, so that its picture never ages by a whole wait.
         call = asyncio.create_task(self.connection.sync(request, wait))
