@@ -47,6 +47,7 @@ _environment.globals.update(
     phase_label=p.phase_label,
     workspace_label=p.workspace_label,
     money=p.money,
+    places=p.places,
     per_hour=p.per_hour,
     per_second=p.per_second,
     resources=p.resources,

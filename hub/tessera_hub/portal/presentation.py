@@ -107,6 +107,11 @@ def money(micro: int, currency: str, digits: int = 2) -> str:
     return f"{SYMBOLS.get(currency, currency + ' ')}{shown:,.{digits}f}"
 
 
+def places(total_micro: int) -> int:
+    """Return how many decimals the amounts of a table have: all of a small sum, so that what stands below one another adds up."""
+    return 6 if 0 < abs(total_micro) < 10_000_000 else 2
+
+
 def per_hour(nano: int, currency: str) -> str:
     """Return a price per hour."""
     return money(round(Decimal(nano) / 1000), currency)
