@@ -4068,6 +4068,7 @@ export interface operations {
         parameters: {
             query?: {
                 offset?: number;
+                after?: string;
             };
             header?: {
                 "Last-Event-ID"?: string | null;

@@ -133,16 +133,17 @@ async def follow(
     context: Ctx,
     request: Request,
     offset: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[str, Query(max_length=64)] = "",
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
 ) -> EventSourceResponse:
     """Stream a task: ``task`` on every change, ``log`` with text as it comes, ``notebook`` when it grew, then ``end``.
 
     The id of an event is the log offset after it and the run whose log that is, so that a browser that reconnects goes on where
-    it was, or begins with the log of a later run.
+    it was, or begins with the log of a later run; who opens a new stream names the last one with ``after``.
     """
     async with context.store.read() as session:
         record = await own_task(session, caller, task_id)
-    start = _position(last_event_id, record.run.id, offset)
+    start = _position(last_event_id or after, record.run.id, offset)
     allowed = StillAllowed(request, caller, READ)
     return EventSourceResponse(_follow(context, allowed, record, start, current_language()), ping=PING_SECONDS)
 
@@ -201,9 +202,9 @@ def _event_id(offset: int, run_id: UUID) -> str:
     return f"{offset}-{run_id.hex}"
 
 
-def _position(last_event_id: str | None, run_id: UUID, offset: int) -> int:
+def _position(last_event_id: str, run_id: UUID, offset: int) -> int:
     """Return where the log goes on: behind the last event if that was of this run, at its beginning if of another."""
-    found = _EVENT_ID.fullmatch(last_event_id or "")
+    found = _EVENT_ID.fullmatch(last_event_id)
     if found is None:
         return offset
     return int(found[1]) if found[2] == run_id.hex else 0

@@ -73,15 +73,19 @@ function schedule() {
 // the service behind the front door has died: in both cases the stream is opened anew from where it was.
 const streams = [];
 function liveLog(element) {
-  let source = null, offset = "0";
+  let source = null, seen = "", run = null;
   const open = () => {
     if (source) source.close();
-    source = new EventSource(`${element.dataset.follow}?offset=${offset}`);
-    for (const kind of ["task", "log", "notebook"]) source.addEventListener(kind, (event) => { offset = event.lastEventId || offset; });
+    source = new EventSource(`${element.dataset.follow}?after=${encodeURIComponent(seen)}`);
+    for (const kind of ["task", "log", "notebook"]) source.addEventListener(kind, (event) => { seen = event.lastEventId || seen; });
     source.addEventListener("log", (event) => {
       const end = element.scrollTop + element.clientHeight >= element.scrollHeight - 30;
       if (element.dataset.empty) { element.textContent = ""; delete element.dataset.empty; }
-      element.append(JSON.parse(event.data).text);
+      const piece = JSON.parse(event.data);
+      // A new attempt has a log of its own.
+      if (run !== null && run !== piece.run_id) element.textContent = "";
+      run = piece.run_id;
+      element.append(piece.text);
       if (end) element.scrollTop = element.scrollHeight;
     });
     source.addEventListener("end", () => { source.close(); streams.splice(streams.indexOf(open), 1); });
