@@ -63,7 +63,7 @@ _FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.PREEMP
 
 LONGEST_NAME: Final = 255
 """Bytes of a name in a path; what Linux's file systems take."""
-LONGEST_PLAN_DAYS: Final = 3660
+LONGEST_PLAN_DAYS: Final = 36_525
 LONGEST_RUN_SECONDS: Final = 31_622_400
 
 
