@@ -52,12 +52,14 @@ async def test_a_wrong_hash_leaves_nothing(tmp_path: Path) -> None:
     assert store.offset(1, SHA) is None
 
 
-@pytest.mark.parametrize(("size", "limit"), [(len(DATA), 100), (500, 1 << 20)])
-async def test_too_much_is_refused(tmp_path: Path, size: int, limit: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "limit", "code"), [(len(DATA), 100, "blob.too_large"), (None, 100, "blob.too_large"), (500, 1 << 20, "blob.length")]
+)
+async def test_too_much_is_refused(tmp_path: Path, size: int | None, limit: int, code: str) -> None:
     store = BlobStore(tmp_path)
     with pytest.raises(BlobError) as refusal:
         await store.append(1, SHA, 0, size, pieces(DATA), limit=limit)
-    assert refusal.value.code == "blob.too_large"
+    assert refusal.value.code == code
     assert not store.exists(1, SHA)
 
 
