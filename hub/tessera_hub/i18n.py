@@ -62,6 +62,11 @@ def catalogue(language: str) -> dict[str, str]:
     return merged
 
 
+def mark(message: str) -> str:
+    """Mark *message* for the catalogue without translating it yet."""
+    return message
+
+
 def gettext(message: str, /, **values: object) -> str:
     """Return *message* in the current language with ``{name}`` fields filled from *values*."""
     language = _language.get()

@@ -115,14 +115,19 @@ async def test_why_a_forgotten_job_ended(accounted: AccountedCluster, make_lease
         assert (run.phase, run.reason.code if run.reason else "", run.meter) == ("FAILED", "cluster.cancelled", ())
 
 
+async def ended_unseen(site: SlurmSite, accounted: AccountedCluster, make_lease: LeaseMaker) -> tuple[Lease, dict[str, int]]:
+    """Return a run that ended while no Proxy looked, and what accounting knows of it."""
+    lease, source = make_lease(SLEEPER.format(seconds=1))
+    await site.submit(lease, source)
+    await site.wait(lease, "RUNNING")
+    await away(site)
+    return lease, await recorded(accounted, lease, "COMPLETED")
+
+
 async def test_an_end_waits_for_accounting_and_not_for_ever(accounted: AccountedCluster, make_lease: LeaseMaker) -> None:
     async with site_of(accounted) as site:
         await site.start()
-        lease, source = make_lease(SLEEPER.format(seconds=1))
-        await site.submit(lease, source)
-        await site.wait(lease, "RUNNING")
-        await away(site)
-        known = await recorded(accounted, lease, "COMPLETED")
+        lease, known = await ended_unseen(site, accounted, make_lease)
         accounted.stop_database_daemon()
         await site.purge()
         await site.start()
@@ -133,11 +138,7 @@ async def test_an_end_waits_for_accounting_and_not_for_ever(accounted: Accounted
         assert (run.phase, run.meter[1].effective_at, run.meter[1].evidence) == ("SUCCEEDED", known["end"], "engine")
     async with site_of(accounted, accounting_seconds=2.0) as site:
         await site.start()
-        lease, source = make_lease(SLEEPER.format(seconds=1))
-        await site.submit(lease, source)
-        await site.wait(lease, "RUNNING")
-        await away(site)
-        known = await recorded(accounted, lease, "COMPLETED")
+        lease, known = await ended_unseen(site, accounted, make_lease)
         accounted.stop_database_daemon()
         try:
             await site.purge()

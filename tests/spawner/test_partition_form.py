@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tessera_hub.demo import token_of
 from tessera_hub.proxy.drivers.kubernetes.inventory import pools_of
 from tests.browser.running import RunningHub
+from tests.chromium import browser
 from tests.spawner.handmade import DescribedProxy
 from tests.spawner.test_partitions import NODES, node
 
+__all__ = ["browser"]
 pytestmark = pytest.mark.timeout(300)
 
 SHARED = node("shared", "NVIDIA-L40S", **{"tessera.io/vgpu": "400", "tessera.io/vgpu-memory": "196608"})
@@ -37,14 +39,6 @@ def connect(hub: RunningHub) -> None:
     pools = [pool.model_dump(mode="json") for pool in pools_of([*NODES, SHARED], [])]
     inventory = {"pools": pools, "environments": {"default": {"kernels": ["python3"]}}}
     DescribedProxy(RealService(hub), token_of(hub.here, None, scopes), "pods", inventory).begin()  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from typing import Any, Final
 import click
 
 from tessera_hub.i18n import gettext as _
+from tessera_hub.i18n import mark
 
-from .language import localised, mark
+from .language import localised
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "submit": ("tessera_hub.cli.submitting:submit", mark("Run a notebook or script as a task.")),

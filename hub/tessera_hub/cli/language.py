@@ -23,11 +23,6 @@ _CLICK_MODULES: Final = (
 )
 
 
-def mark(message: str) -> str:
-    """Mark *message* for the catalogue without translating it yet."""
-    return message
-
-
 def localised(command: click.Command) -> click.Command:
     """Return a copy of *command* whose help is in the current language; the command itself stays English."""
     spoken = copy.copy(command)

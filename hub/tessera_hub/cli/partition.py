@@ -13,6 +13,7 @@ from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.partitions import PartitionedCard, arrange, as_many_as_fit
 
 from .output import ExitCode, print_json, print_table
+from .refusal import Refused
 
 pynvml: Final[Any] = _pynvml
 
@@ -54,8 +55,7 @@ def partition(card: str, profiles: tuple[str, ...], fill: bool, off: bool, as_js
             found.reconcile({str(number): piece for number, piece in enumerate(pieces)})
         there = found.instances()
     except VgpuError as error:
-        texts = (error.template, error.hint_template)
-        raise Failed(" ".join(_(text, **error.values) for text in texts if text)) from error
+        raise Refused(error) from error
     finally:
         pynvml.nvmlShutdown()
     rows = [(i.piece.name, i.piece.start, i.uuid or "", i.used) for i in sorted(there, key=lambda i: i.piece.start)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 
 import click
 
 from tessera_hub.client import TesseraClient, TesseraError, calls
+from tessera_hub.client.quantities import exact
 from tessera_hub.client.wording import money
 from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.prices import NewPrice, Price
@@ -117,12 +117,9 @@ def add(
 
 
 def _nano(amount: str) -> int:
-    try:
-        nano = Decimal(amount) * _NANO
-    except InvalidOperation:
-        nano = Decimal(-1)
-    if not nano.is_finite() or nano < 0 or nano != nano.to_integral_value() or nano >= 1 << 62:
+    nano = exact(amount, _NANO)
+    if nano is None or not 0 <= nano < 1 << 62:
         raise TesseraError(
             "price.amount", _("{amount} is not a price.", amount=repr(amount)), _("Write it like 0.35; nine decimals at most.")
         )
-    return int(nano)
+    return nano

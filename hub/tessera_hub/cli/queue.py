@@ -12,11 +12,10 @@ from tessera_hub.client.quantities import quota_amount
 from tessera_hub.client.wording import amount, dimension
 from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.capacity import Queue
+from tessera_hub.schemas.resources import DIMENSION
 
 from .output import connected, print_json, print_table
 from .places import queues
-
-_DIMENSION = re.compile(r"^(cpu|memory|cards/[A-Za-z0-9._-]+|card_memory/[A-Za-z0-9._-]+)$")
 
 
 @click.group("queue")
@@ -108,7 +107,7 @@ def _find(client: TesseraClient, path: str) -> Queue:
 
 def _amount(text: str, kind: str) -> tuple[str, int | None]:
     name, equals, value = text.partition("=")
-    if not equals or not _DIMENSION.fullmatch(name):
+    if not equals or not re.fullmatch(DIMENSION, name):
         raise TesseraError(
             "quota.amount",
             _("{text} does not name a resource and an amount.", text=repr(text)),

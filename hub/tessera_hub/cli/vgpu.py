@@ -25,24 +25,15 @@ from tessera_vgpu.simulate import make_machine, parse_cards, read_cards
 from tessera_vgpu.status import STATE_FOLDER, ContainerCard, read_status
 from tessera_vgpu.trial import parse_memory, slice_environment
 
-from .output import ExitCode, print_json, print_table
+from .output import print_json, print_table
 from .partition import partition
+from .refusal import Refused
 
 _MIB_PER_GIB: Final = 1024
 _HIGHEST_PORT: Final = 65535
 _POD: Final = re.compile(r"[a-z0-9-]+/[a-z0-9.-]+")
 FOLDER: Final = click.Path(path_type=Path)
 API_SERVER: Final = "https://kubernetes.default.svc"
-
-
-class Refused(click.ClickException):
-    """A refusal of the node agent, in the language of the terminal."""
-
-    exit_code = ExitCode.REFUSED
-
-    def __init__(self, error: VgpuError) -> None:
-        texts = (error.template, error.hint_template)
-        super().__init__(" ".join(_(text, **error.values) for text in texts if text))
 
 
 @click.group("vgpu")

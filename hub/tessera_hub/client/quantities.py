@@ -32,7 +32,7 @@ def millicores(cores: Cores) -> int:
     """
     text = str(cores).strip()
     scale = 1 if text.endswith("m") else 1000
-    amount = _exact(text.removesuffix("m"), scale)
+    amount = exact(text.removesuffix("m"), scale)
     if amount is None or amount <= 0:
         raise TesseraError(
             "spec.cpu", _("{value} is not a number of processor cores.", value=repr(cores)), _("Write 2, 0.5 or 500m.")
@@ -66,7 +66,7 @@ def quota_amount(dimension: str, text: str) -> int:
     """
     if dimension == "memory" or dimension.startswith("card_memory/"):
         return mebibytes(text)
-    amount = _exact(text.strip(), 1000 if dimension == "cpu" else CENTI_CARDS_PER_CARD)
+    amount = exact(text.strip(), 1000 if dimension == "cpu" else CENTI_CARDS_PER_CARD)
     if amount is None or amount < 0:
         raise TesseraError(
             "quota.amount",
@@ -89,10 +89,10 @@ def card_request(cards: Cards | None, card_model: str | None = None, card_memory
     if isinstance(cards, CardRequest):
         return cards
     model, amount = card_model, str(cards).strip()
-    if isinstance(cards, str) and _exact(amount, 1) is None and _exact(amount, CENTI_CARDS_PER_CARD) is None:
+    if isinstance(cards, str) and exact(amount, 1) is None and exact(amount, CENTI_CARDS_PER_CARD) is None:
         model, _colon, amount = amount.partition(":")
         amount = amount or "1"
-    centi_cards = _exact(amount, CENTI_CARDS_PER_CARD)
+    centi_cards = exact(amount, CENTI_CARDS_PER_CARD)
     if centi_cards is None or centi_cards < 0:
         raise TesseraError(
             "spec.cards",
@@ -145,7 +145,8 @@ def invalid_spec(error: ValueError) -> TesseraError:
     return TesseraError("spec.invalid", _("The task is not described correctly."), errors=errors)
 
 
-def _exact(text: str, scale: int) -> int | None:
+def exact(text: str, scale: int) -> int | None:
+    """Return *text* times *scale*, None if it is no number or that is not whole."""
     try:
         amount = Decimal(text) * scale
     except InvalidOperation:

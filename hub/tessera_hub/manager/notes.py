@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tessera_hub.schemas.protocol import RunEvent
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.store.tables import RunRow, TaskEventRow
-from tessera_hub.tasks.machine import announce, lock_run
+from tessera_hub.tasks.machine import announce, lock_run, note_of
 
 SHOWN: Final = frozenset({"outputs.cut", "output.truncated"})
 """Codes that stay among the run's reasons to its end, also when it succeeded; others are events only."""
@@ -24,21 +24,8 @@ async def take_note(session: AsyncSession, cluster: str, event: RunEvent) -> Non
     if await session.get(TaskEventRow, event.event_id) is not None:
         return
     found = event.reason.model_dump(mode="json")
-    session.add(
-        TaskEventRow(
-            id=event.event_id,
-            task_id=task.id,
-            run_id=run.id,
-            at=min(event.at, datetime.now(UTC)),
-            recorded_at=datetime.now(UTC),
-            actor=f"cluster:{cluster}",
-            kind="note",
-            phase_from=None,
-            phase_to=None,
-            reason=found,
-            detail={},
-        )
-    )
+    at = min(event.at, datetime.now(UTC))
+    session.add(note_of(run, task, event.reason, actor=f"cluster:{cluster}", at=at, event_id=event.event_id))
     if event.reason.code in SHOWN:
         run.reasons = [*(r for r in run.reasons if r.get("code") != event.reason.code), found]
         task.version += 1

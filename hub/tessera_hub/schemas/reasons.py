@@ -7,17 +7,13 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from tessera_hub.i18n import mark
+
 from .resources import Strict
 
-
-def N_(message: str) -> str:  # noqa: N802 - the name by which catalogues know it
-    """Mark *message* for the catalogue."""
-    return message
-
-
-ENDED_OUTSIDE: Final = N_("The run's process was ended from outside.")
-MACHINE_RESTARTED: Final = N_("The machine was restarted.")
-JOB_FORGOTTEN: Final = N_("Slurm does not know the job any more.")
+ENDED_OUTSIDE: Final = mark("The run's process was ended from outside.")
+MACHINE_RESTARTED: Final = mark("The machine was restarted.")
+JOB_FORGOTTEN: Final = mark("Slurm does not know the job any more.")
 """What drivers say in English and the service in the reader's language; other words of theirs are an engine's own."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -74,6 +74,7 @@ class Resources(Strict):
     cards: CardRequest | None = None
 
 
-Dimension = Annotated[str, Field(pattern=r"^(cpu|memory|cards/[A-Za-z0-9._-]+|card_memory/[A-Za-z0-9._-]+)$")]
+DIMENSION: Final = r"^(cpu|memory|cards/[A-Za-z0-9._-]+|card_memory/[A-Za-z0-9._-]+)$"
+Dimension = Annotated[str, Field(pattern=DIMENSION)]
 Amount = Annotated[int, Field(ge=0, lt=1 << 62)]
 Framework = Literal["none", "pytorch", "tensorflow", "mpi"]

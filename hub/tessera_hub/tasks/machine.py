@@ -175,6 +175,23 @@ async def transition(
     return Transition(run.id, task.id, before, to, moment)
 
 
+def note_of(run: RunRow, task: TaskRow, why: Reason, *, actor: str, at: datetime, event_id: UUID | None = None) -> TaskEventRow:
+    """Return the event that tells something of a run which changes no phase."""
+    return TaskEventRow(
+        id=event_id or uuid4(),
+        task_id=task.id,
+        run_id=run.id,
+        at=at,
+        recorded_at=datetime.now(UTC),
+        actor=actor,
+        kind="note",
+        phase_from=None,
+        phase_to=None,
+        reason=why.model_dump(mode="json"),
+        detail={},
+    )
+
+
 def announce(session: AsyncSession, task: TaskRow, run: RunRow | None = None) -> None:
     """Tell everybody who watches *task* (and the Manager of its cluster) after the commit."""
     topics = [task_topic(task.id), f"{tenant_topic(task.tenant_id)}/task/{task.id}"]

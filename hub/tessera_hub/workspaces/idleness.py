@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,9 +18,9 @@ from tessera_hub.api.context import Settings
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.tasks import Phase
 from tessera_hub.schemas.workspaces import ActivityReport, Idleness
-from tessera_hub.store.tables import RunRow, TaskEventRow, TaskRow, WorkspaceActivity
+from tessera_hub.store.tables import RunRow, TaskRow, WorkspaceActivity
 from tessera_hub.tasks.control import request_cancel
-from tessera_hub.tasks.machine import TransitionError, announce, lock_run
+from tessera_hub.tasks.machine import TransitionError, announce, lock_run, note_of
 from tessera_hub.tasks.reasons import reason
 
 KEEP: Final = timedelta(hours=1)
@@ -150,21 +150,6 @@ def _told(kept: WorkspaceActivity, found: Verdict) -> Idleness:
 
 
 def _note(session: AsyncSession, run: RunRow, task: TaskRow, why: Reason, actor: str) -> None:
-    now = datetime.now(UTC)
-    session.add(
-        TaskEventRow(
-            id=uuid4(),
-            task_id=task.id,
-            run_id=run.id,
-            at=now,
-            recorded_at=now,
-            actor=actor,
-            kind="note",
-            phase_from=None,
-            phase_to=None,
-            reason=why.model_dump(mode="json"),
-            detail={},
-        )
-    )
+    session.add(note_of(run, task, why, actor=actor, at=datetime.now(UTC)))
     task.version += 1
     announce(session, task, run)
