@@ -132,9 +132,12 @@ class World:
         return ended
 
     def workspace(self) -> dict[str, Any]:
-        """Return a granted reservation of Ada's, with the server's name under ``server_name``."""
+        """Return a granted reservation of Ada's, with the server's name under ``server_name``.
+
+        It stays until the walk ends, as its server does at the hub: it is small, so that all of them fit two processors.
+        """
         name = f"w{uuid4().hex[:12]}"
-        spec = {"name": "ada-workspace", "kind": "workspace", "roles": [{"resources": {"cpu_millicores": 50, "memory_mib": 64}}]}
+        spec = {"name": "ada-workspace", "kind": "workspace", "roles": [{"resources": {"cpu_millicores": 10, "memory_mib": 64}}]}
         task: dict[str, Any] = self.api.post("/workspaces", json={"server_name": name, "spec": spec}).raise_for_status().json()
         spawner = self.service.api(self.spawner)
         deadline = time.monotonic() + 30
