@@ -79,6 +79,28 @@ def test_a_child_may_have_no_more_than_its_parent_and_a_parent_deserves_what_its
     assert nodes["red"].size == Size({"cpu": 10}, {"cpu": 7}, {"cpu": 4})
 
 
+def test_children_who_deserve_more_than_their_parent_may_have_get_less_in_proportion() -> None:
+    queues = [
+        desired("red", limit={"cpu": 10}),
+        desired("red/a"),
+        desired("red/a/x", limit={"cpu": 99}, deserved={"cpu": 30}, guarantee={"cpu": 12}),
+        desired("red/b", deserved={"cpu": 10}, guarantee={"cpu": 4}),
+    ]
+    sizes = {node.path: node.size for node in wanted(queues, [], "t")}
+    assert sizes["red"] == Size({"cpu": 10}, {"cpu": 10}, {"cpu": 10})
+    assert sizes["red/a/x"] == Size({"cpu": 10}, {"cpu": 7}, {"cpu": 7}), "the nearest limit above counts, not the parent's only"
+    assert sizes["red/b"] == Size({}, {"cpu": 2}, {"cpu": 2})
+
+
+def test_a_queue_below_a_closed_one_is_closed_and_opened_after_it() -> None:
+    tree = [desired("red"), desired("red/a"), desired("red/a/x")]
+    there = wanted([tree[0], desired("red/a", state="closed"), tree[2]], [], "t")
+    assert {node.path for node in there if node.state == "Closed"} == {"red/a", "red/a/x", "red/a/."}
+    opened = [step.node.path for step in steps(wanted(tree, [], "t"), there)]
+    assert opened[0] == "red/a"
+    assert set(opened[1:]) == {"red/a/x", "red/a/."}
+
+
 # --- the way from one tree to another -----------------------------------------------------------------------------------
 
 
@@ -88,14 +110,21 @@ def broken(nodes: Iterable[Node]) -> list[str]:
     below: dict[str, list[Node]] = defaultdict(list)
     found: list[str] = []
     for node in there.values():
+        most, deserved, kept = node.size.capability, node.size.deserved, node.size.guarantee
+        found += [f"{node.name} deserves more {r} than it may have" for r, n in deserved.items() if n > most.get(r, n)]
+        found += [f"{node.name} keeps more {r} than it deserves" for r, n in kept.items() if n > deserved.get(r, 0)]
         if node.parent is None:
             continue
         if node.parent not in there:
             found.append(f"{node.name} has no parent")
             continue
         below[node.parent].append(node)
-        above = there[node.parent].size.capability
-        found += [f"{node.name} may have more {r}" for r, n in node.size.capability.items() if n > above.get(r, n)]
+        for resource, amount in most.items():
+            above: Node | None = there[node.parent]
+            while above is not None and resource not in above.size.capability:
+                above = there[above.parent] if above.parent else None
+            if above is not None and amount > above.size.capability[resource]:
+                found.append(f"{node.name} may have more {resource} than {above.name}")
     for parent, children in below.items():
         for what in ("deserved", "guarantee"):
             total: dict[str, int] = defaultdict(int)
@@ -138,8 +167,15 @@ def done(step: Step, there: dict[str, Node]) -> None:
     elif step.action == "delete":
         assert there[name].state == "Closed", "Volcano deletes closed queues only"
         del there[name]
+    elif step.action == "open":
+        above = there.get(there[name].parent or "")
+        assert above is None or above.state == "Open", "Volcano opens no queue below a closed one"
+        there[name] = replace(there[name], state="Open")
     else:
-        there[name] = replace(there[name], state="Open" if step.action == "open" else "Closed")
+        closing = [name]
+        while closing:  # Volcano closes what is below
+            there[closing[0]] = replace(there[closing[0]], state="Closed")
+            closing = [*closing[1:], *(node.name for node in there.values() if node.parent == closing[0])]
 
 
 @given(trees(), trees())

@@ -31,6 +31,9 @@ from volcano_client.transport import Transport
 log = structlog.get_logger(__name__)
 
 LOOK_AGAIN: Final = 60.0
+LOOK_SOON: Final = 1.0
+"""First pause after a look that had something to do: a queue is closed before it is deleted, and Volcano's admission knows a new
+parent a moment late. It doubles while there is something left, up to :data:`LOOK_AGAIN`."""
 PATIENCE: Final = 5.0
 """Seconds that an answer of the service waits for the queues before its other orders are obeyed."""
 
@@ -86,24 +89,28 @@ class QueueMirror:
         return name if name in self._there else None
 
     async def _keep(self) -> None:
+        pause = LOOK_SOON
         while True:
+            if self._again.is_set():
+                pause = LOOK_SOON
             self._again.clear()
+            rests = True
             if self._desired is not None:
                 desired = self._desired
                 try:
-                    await asyncio.to_thread(self._make, desired)
+                    rests = not await asyncio.to_thread(self._make, desired)
                 except ClusterApiError as error:
                     self._tell("queues_not_mirrored", str(error))
                 if desired is self._desired:
                     self._done.set()
             try:
-                async with asyncio.timeout(LOOK_AGAIN):
+                async with asyncio.timeout(LOOK_AGAIN if rests else pause):
                     await self._again.wait()
             except TimeoutError:
-                continue
+                pause = LOOK_SOON if rests else min(2 * pause, LOOK_AGAIN)
 
-    def _make(self, desired: Sequence[DesiredQueue]) -> None:
-        """Bring the engine's queues to *desired*, as far as it takes the steps.
+    def _make(self, desired: Sequence[DesiredQueue]) -> bool:
+        """Bring the engine's queues to *desired*, as far as it takes the steps; return whether there was anything to do.
 
         Raises:
             ClusterApiError: the queues cannot even be read.
@@ -111,12 +118,14 @@ class QueueMirror:
         have = found_nodes(self._queues.list(labels=f"{SITE}={self._prefix}"))
         there = {node.name: node for node in have}
         self._there = frozenset(there)
-        for step in steps(wanted(desired, self._devices(), self._prefix), have):
+        found = steps(wanted(desired, self._devices(), self._prefix), have)
+        for step in found:
             try:
                 self._do(step, there)
             except ClusterApiError as error:
                 self._tell("queue_refused", f"{step.action} {step.node.path or step.node.name}: {error}")
         self._there = frozenset(there)
+        return bool(found)
 
     def _do(self, step: Step, there: dict[str, Node]) -> None:
         name = step.node.name

@@ -1,8 +1,10 @@
 """The service's queue tree as Volcano queues: names, sizes, and the order of changes that Volcano takes. Pure.
 
-Volcano refuses a queue whose children together deserve or keep more than it does, or one of which may have more. So what
-shrinks is changed first, children before their parents, and then what grows, parents before their children: every state in
-between keeps the rule if the first and the last do. Jobs run in leaves only, so a queue with children gets a leaf of its own.
+Volcano refuses a queue whose children together deserve or keep more than it does, one that may have more than the nearest queue
+above it that is bounded, and one that keeps more than it deserves or deserves more than it may have. So what shrinks is changed
+first, children before their parents, and then what grows, parents before their children: every state in between keeps the rules
+if the first and the last do. Jobs run in leaves only, so a queue with children gets a leaf of its own. A queue below a closed one
+is closed, too, and is opened after it.
 
 Sources: Volcano ``pkg/webhooks/admission/queues``, and its documents on capacity scheduling and hierarchical queues.
 """
@@ -105,20 +107,21 @@ def wanted(queues: Sequence[DesiredQueue], devices: Sequence[Device], prefix: st
     known = {q.path for q in queues}
     parents = {q.parent for q in queues if q.parent in known}
     found: dict[str, Node] = {}
+    bounds: dict[str, Amounts] = {}
     for q in sorted(queues, key=lambda q: (q.path.count("/"), q.path)):
         above = found.get(q.parent) if q.parent else None
-        capability = _resources(q.limit, devices, all_of=True)
-        if above is not None:
-            capability = _within(capability, above.size.capability)
+        bound = bounds.get(q.parent or "", {})
+        capability = _within(_resources(q.limit, devices, all_of=True), bound)
+        bounds[q.path] = {**bound, **capability}
         size = Size(capability, _resources(q.deserved, devices), _resources(q.guarantee, devices))
         # A draining queue takes no new task at the service; what waits there still runs.
-        state: State = "Closed" if q.state == "closed" else "Open"
+        state: State = "Closed" if q.state == "closed" or (above and above.state == "Closed") else "Open"
         name = queue_name(q.path, prefix)
         found[q.path] = Node(name, q.path, above.name if above else None, state, q.priority, size)
     for path in sorted(parents - {None}, key=str):
         own = leaf_path(str(path), [str(path)])
         found[own] = Node(queue_name(own, prefix), own, found[str(path)].name, found[str(path)].state, found[str(path)].priority)
-    return _raised(list(found.values()))
+    return _balanced(list(found.values()))
 
 
 def found_nodes(documents: Iterable[Mapping[str, Any]]) -> list[Node]:
@@ -154,10 +157,12 @@ def steps(want: Sequence[Node], have: Sequence[Node]) -> list[Step]:
     goals = {**{node.name: replace(node, size=Size(node.size.capability)) for node in gone}, **new}
     depth = _depths({**old, **new})
     least: dict[str, Size] = {}
+    bounds: dict[str, Amounts] = {}
     for name in sorted(old, key=depth):
         size = old[name].size.least(goals[name].size)
-        above = least.get(old[name].parent or "")
-        least[name] = size if above is None else replace(size, capability=_within(size.capability, above.capability))
+        bound = bounds.get(old[name].parent or "", {})
+        least[name] = replace(size, capability=_within(size.capability, bound))
+        bounds[name] = {**bound, **least[name].capability}
     upwards = sorted(old, key=lambda name: (-depth(name), name))
     found = [Step("resize", replace(old[name], size=least[name])) for name in upwards if least[name] != old[name].size]
     for name in sorted(new, key=lambda name: (depth(name), name)):
@@ -167,6 +172,9 @@ def steps(want: Sequence[Node], have: Sequence[Node]) -> list[Step]:
             goal = replace(new[name], uid=old[name].uid)
             if least[name] != goal.size or old[name].priority != goal.priority:
                 found.append(Step("resize", goal))
+    found += [
+        Step("open", old[name]) for name in reversed(upwards) if name in new and new[name].state == "Open" != old[name].state
+    ]
     staying = set(old)
     for name in upwards:
         if name not in new and old[name].state == "Open":
@@ -175,8 +183,6 @@ def steps(want: Sequence[Node], have: Sequence[Node]) -> list[Step]:
             if old[name].state == "Closed" and not any(old[other].parent == name for other in staying):
                 staying.discard(name)
                 found.append(Step("delete", old[name]))
-        elif new[name].state == "Open" != old[name].state:
-            found.append(Step("open", old[name]))
         elif new[name].state == "Closed" and old[name].state == "Open":
             found.append(Step("close", old[name]))
     return found
@@ -257,28 +263,51 @@ def _dimensions(device: Device) -> list[tuple[str, str, Callable[[int], int]]]:
     return []
 
 
-def _raised(nodes: list[Node]) -> list[Node]:
-    """Let each parent deserve and keep at least what its children do together, as the engine wants it."""
+def _balanced(nodes: list[Node]) -> list[Node]:
+    """Let sizes add up as the engine wants it: each parent deserves and keeps at least what its children do together.
+
+    Where that is more than it may have, its children get less, in proportion.
+    """
     sizes = {node.name: node.size for node in nodes}
     children: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
         if node.parent:
             children[node.parent].append(node.name)
-
-    def most(own: Amounts, below: list[Amounts]) -> dict[str, int]:
-        total: dict[str, int] = defaultdict(int)
-        for amounts in below:
-            for name, amount in amounts.items():
-                total[name] += amount
-        return {name: max(own.get(name, 0), total[name]) for name in {*own, *total}}
-
-    depth = _depths({node.name: node for node in nodes})
-    for node in sorted(nodes, key=lambda node: -depth(node.name)):
+    downwards = sorted(nodes, key=lambda node: node.path.count("/"))
+    for node in reversed(downwards):
         below = [sizes[name] for name in children[node.name]]
-        guarantee = most(node.size.guarantee, [size.guarantee for size in below])
-        deserved = most(node.size.deserved, [size.deserved for size in below])
-        sizes[node.name] = Size(node.size.capability, most(deserved, [guarantee]), guarantee)
+        guarantee = _most(node.size.guarantee, _sum(size.guarantee for size in below))
+        deserved = _most(node.size.deserved, _sum(size.deserved for size in below))
+        sizes[node.name] = Size(node.size.capability, _most(deserved, guarantee), guarantee)
+    for node in downwards:
+        size = sizes[node.name]
+        deserved = _within(size.deserved, size.capability)
+        sizes[node.name] = size = Size(size.capability, deserved, _least(size.guarantee, deserved))
+        below = [sizes[name] for name in children[node.name]]
+        all_deserved, all_kept = _sum(each.deserved for each in below), _sum(each.guarantee for each in below)
+        for name in children[node.name]:
+            child = sizes[name]
+            less = _part(child.deserved, all_deserved, size.deserved)
+            sizes[name] = Size(child.capability, less, _part(child.guarantee, all_kept, size.guarantee))
     return [replace(node, size=sizes[node.name]) for node in nodes]
+
+
+def _sum(several: Iterable[Amounts]) -> dict[str, int]:
+    total: dict[str, int] = defaultdict(int)
+    for amounts in several:
+        for name, amount in amounts.items():
+            total[name] += amount
+    return total
+
+
+def _most(one: Amounts, other: Amounts) -> dict[str, int]:
+    return {name: max(one.get(name, 0), other.get(name, 0)) for name in {*one, *other}}
+
+
+def _part(amounts: Amounts, total: Amounts, there: Amounts) -> dict[str, int]:
+    """Return the part of *there* that is due to one of those who want *total* together, no more than it wants."""
+    found = {name: amount * min(there.get(name, 0), total[name]) // total[name] for name, amount in amounts.items()}
+    return {name: amount for name, amount in found.items() if amount}
 
 
 def _depths(nodes: Mapping[str, Node]) -> Callable[[str], int]:
