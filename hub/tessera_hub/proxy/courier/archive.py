@@ -8,7 +8,19 @@ from typing import Final
 from tessera_lab.runner.archive import zipped
 
 PACKAGE: Final = "tessera_hub.proxy.courier"
-_MAIN: Final = "import sys\n\nfrom tessera_hub.proxy.courier.program import main\n\nsys.exit(main(sys.argv[1:]))\n"
+_MAIN: Final = """\
+import os
+import signal
+import sys
+
+if sys.argv[1:2] == ["prepare"]:
+    # As process 1 of a container nothing ends us unless we say so, and what comes before that is lost: so before all else.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+
+from tessera_hub.proxy.courier.program import main
+
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def build_archive() -> bytes:

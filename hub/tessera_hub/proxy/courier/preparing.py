@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -31,8 +29,6 @@ class _PreparationError(Exception):
 
 def prepare(places: Places, settings: Settings, claimant: str, report: Path) -> int:
     """Fill the run's folder and claim the run; return the status to exit with, telling *report* what went wrong."""
-    # As process 1 of a container nothing ends us unless we say so.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     service = Service(settings)
     try:
         _fill(places, settings, service)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -37,6 +38,8 @@ TOLD_SECONDS: Final = 0.8
 """Pause between two readings of what a courier told."""
 LOST_SECONDS: Final = 5.0
 """A job that is not in the watch's picture this long after it was made is gone."""
+CHECKPOINT_SECONDS: Final = 20
+"""For what a program saved that was ended in its first moments."""
 
 T = TypeVar("T")
 
@@ -67,6 +70,18 @@ async def in_thread(call: Callable[[], T]) -> T:
 def pods_of(seen: Seen) -> list[Mapping[str, Any]]:
     """Return the pods of a run, one or several."""
     return list(seen.ranks.values()) or ([] if seen.pod is None else [seen.pod])
+
+
+def grace_of_unbegun(order: Order | None) -> int:
+    """Return the grace in seconds with which a pod is deleted that has not begun by what is seen.
+
+    Process 1 of a container misses a SIGTERM that comes before it listens, and then has all of the grace: so it is as short as
+    can be. It may have begun unseen, and then user code keeps the order's grace and some time to bring its checkpoint away.
+    Without an order the Proxy itself gave the run back, and user code waits for a word that it never had.
+    """
+    if order is None or order.grace_seconds <= 0:
+        return KILL_SLACK_SECONDS
+    return order.grace_seconds + KILL_SLACK_SECONDS + CHECKPOINT_SECONDS
 
 
 class Tender:
@@ -154,7 +169,7 @@ class Tender:
         """Bring the end about: by the launcher, which leaves a record; behind it by the kubelet."""
         record = entry.record
         if not ranks.has_begun(record, seen):
-            await self.delete_job(record)
+            await self._end_unbegun(entry, seen)
             return
         for pod in pods_of(seen):
             await self._tell_pod(entry, pod, {"why": order.why, "grace_seconds": order.grace_seconds})
@@ -165,6 +180,23 @@ class Tender:
             for pod in pods_of(seen):
                 await self._patch_pod(pod, {"spec": {"activeDeadlineSeconds": 1}})
 
+    async def _end_unbegun(self, entry: Entry, seen: Seen) -> None:
+        """Take away a run whose user code has not begun by what is seen, pods first: their own grace is made for a delivery.
+
+        A kubelet takes the grace that is there when it begins to end a pod, and no shorter one later.
+        """
+        grace = grace_of_unbegun(entry.record.order)
+        for pod in pods_of(seen):
+            metadata = pod["metadata"]
+            known = metadata.get("deletionGracePeriodSeconds")
+            if metadata.get("deletionTimestamp") is None or (known is not None and known > grace):
+                await in_thread(partial(self._delete_pod, metadata, grace))
+        await self.delete_job(entry.record)
+
+    def _delete_pod(self, metadata: Mapping[str, Any], grace_seconds: int) -> None:
+        pods = Collection(self.transport, objects.PODS)
+        pods.delete(metadata["name"], metadata["namespace"], grace_seconds=grace_seconds, uid=metadata["uid"])
+
     async def _lead(self, entry: Entry, seen: Seen) -> None:
         """Bring several pods together: all start, or none, and one that fails ends the others."""
         record = entry.record
@@ -172,7 +204,7 @@ class Tender:
             why = f"only some of {record.size} parts found a place within {self.gang_seconds} s"
             await self.note(entry, {GAVE_BACK: why}, gave_back=why)
         if entry.record.gave_back is not None:
-            await self.delete_job(record)
+            await self._end_unbegun(entry, seen)
             return
         company = ranks.company_of(record, seen)
         for pod in seen.ranks.values() if company is not None else ():
