@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 from volcano_client.kinds import COMMANDS, JOBS, POD_GROUPS, QUEUES, Kind
 
 SCHEDULER: Final = "volcano"
+PREEMPTABLE: Final = "volcano.sh/preemptable"
+"""Annotation of a pod: whether it may be evicted to make room; without it Volcano takes it that it may."""
 Action = Literal[
     "AbortJob", "RestartJob", "RestartTask", "RestartPod", "TerminateJob", "CompleteJob", "ResumeJob", "OpenQueue", "CloseQueue"
 ]

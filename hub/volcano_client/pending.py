@@ -38,9 +38,11 @@ class Cause:
     """One cause.
 
     Attributes:
-        kind: ``quota``: a ResourceQuota of the namespace; ``queue``: a Volcano queue's; ``config``: a secret is missing.
+        kind: ``quota``: a ResourceQuota of the namespace; ``queue``: a Volcano queue's; ``overused``: the cluster is full;
+            ``config``: a secret is missing.
         message: the engine's own words.
-        detail: what could be read out of them: ``resource``, ``nodes``, ``image``, ``reason``.
+        detail: what could be read out of them: ``resource``, ``nodes``, ``image``, ``reason``,
+            ``possible_node``: where it could be placed.
     """
 
     kind: Kind
@@ -55,6 +57,8 @@ _CONFIG: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"
 _PART: Final = re.compile(r"(\d+) (?!Preemption|No preemption)([A-Za-z(][^,.]*(?:\{[^}]*\}[^,.]*)*)")
 _GANG: Final = re.compile(r"(\d+)/(\d+) tasks in gang unschedulable")
 _INSUFFICIENT: Final = re.compile(r"Insufficient ([A-Za-z0-9./_-]+)")
+_POSSIBLE: Final = re.compile(r"can possibly be assigned to (\S+), once (resource is released)?")
+_OVERUSED: Final = re.compile(r"overused ([A-Za-z0-9./_-]+)")
 _VOLCANO_SHORT: Final = re.compile(r"insufficient:? \[?(?:insufficient )?([A-Za-z0-9./_, -]+)", re.IGNORECASE)
 
 
@@ -89,6 +93,9 @@ def causes_of_scheduling(message: str) -> list[Cause]:
     if gang := _GANG.match(message):
         # Of a group that was not let in Volcano says 0 of 0, and the true cause in another event.
         return [Cause("gang", message, {"unschedulable": int(gang[1]), "tasks": int(gang[2])})] if int(gang[2]) else []
+    if possible := _POSSIBLE.search(message):
+        # It has a place in mind, but not before others are gone, or before the rest of its group has one, too.
+        return [Cause("overused" if possible[2] else "gang", message, {"possible_node": possible[1]})]
     head = message.partition("preemption:")[0]
     causes: list[Cause] = []
     for nodes, words in _PART.findall(head.partition(":")[2] or head):
@@ -147,7 +154,10 @@ def causes_of_event(event: Mapping[str, Any]) -> list[Cause]:
             match = _VOLCANO_SHORT.search(message)
             return [Cause("queue", message, {"resource": match[1].strip()} if match else {})]
         if "overused" in lower:
-            return [Cause("overused", message)]
+            names = _OVERUSED.findall(message.partition(":")[2])
+            return _distinct(Cause(_of_resource(name), message, {"resource": name}) for name in names) or [
+                Cause("overused", message)
+            ]
         return causes_of_scheduling(message)
     return []
 

@@ -42,6 +42,7 @@ from tessera_spawner.pods import (
     joined_terms,
     labels_of,
 )
+from volcano_client.objects import PREEMPTABLE
 
 LOOK_SECONDS: Final = 0.5
 LAST_WORDS_SECONDS: Final = 5
@@ -190,7 +191,8 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
             if error.status not in (403, 404):
                 raise
             queue = self.queue
-        self.extra_annotations = by_name(self.extra_annotations) | {QUEUE_ANNOTATION: queue}
+        told = {QUEUE_ANNOTATION: queue, PREEMPTABLE: "false"}  # nobody's work is taken away to make room
+        self.extra_annotations = by_name(self.extra_annotations) | told
 
     async def _has_volcano(self) -> bool:
         found = await shared_client("ApisApi").get_api_versions()

@@ -115,6 +115,7 @@ def test_the_api_server_takes_a_run_of_several_pods_in_both_forms(
     gang = objects.volcano_job(lease, options, secret, template)
     Collection(defined, objects.VOLCANO_JOBS).check(gang)
     assert (gang["spec"]["minAvailable"], list(gang["spec"]["plugins"])) == (3, ["svc"])
+    assert template["metadata"]["annotations"]["volcano.sh/preemptable"] == "false", "Volcano takes it for true"
     [task] = gang["spec"]["tasks"]
     assert (task["replicas"], task["minAvailable"]) == (3, 3)
     pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "x", "namespace": namespace}}

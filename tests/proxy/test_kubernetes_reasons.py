@@ -9,6 +9,7 @@ import pytest
 from tessera_hub.proxy.drivers.kubernetes.reasons import CODES, reason_for
 from tessera_hub.tasks.reasons import REASONS
 from volcano_client import causes_of_event, causes_of_pod, causes_of_pod_group
+from volcano_client.pending import causes_of_scheduling
 
 GANG = (
     "3/6 tasks in gang unschedulable: pod group is not ready, 6 Pending, 6 minAvailable; Pending: 3 Unschedulable, 3 Schedulable"
@@ -69,8 +70,17 @@ def test_volcano_says_why_in_conditions_and_events() -> None:
     )
     [cause] = causes_of_event({"reason": "Unschedulable", "message": QUEUE})
     assert (CODES[cause.kind], cause.detail) == ("quota.native", {"resource": "nvidia.com/gpu"})
-    overused = {"reason": "Unschedulable", "message": "resource in cluster is overused: overused cpu"}
-    assert codes(causes_of_event(overused)) == ["quota.native"]
+    overused = {
+        "reason": "Unschedulable",
+        "message": "resource in cluster is overused: overused cpu, overused huawei.com/Ascend910",
+    }
+    assert codes(causes_of_event(overused)) == ["capacity.no_free_cards", "capacity.no_free_node"]
+    assert codes(causes_of_event(overused | {"message": "resource in cluster is overused"})) == ["capacity.no_free_node"]
+    possible = "Pod ns/p can possibly be assigned to node-1, once minAvailable is satisfied"
+    [cause] = causes_of_scheduling(possible)
+    assert (CODES[cause.kind], cause.detail) == ("capacity.gang", {"possible_node": "node-1"})
+    [cause] = causes_of_scheduling(possible.replace("once", "once resource is released and"))
+    assert CODES[cause.kind] == "capacity.no_free_node"
     nothing = "0/0 tasks in gang unschedulable: pod group is not ready, 1 minAvailable"
     assert causes_of_event({"reason": "Unschedulable", "message": nothing}) == []
 

@@ -31,6 +31,7 @@ from tessera_hub.proxy.drivers.kubernetes.options import ORDER, RUN, SITE, Kuber
 from tessera_hub.proxy.drivers.kubernetes.permissions import system_namespace
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
 from tessera_hub.proxy.drivers.kubernetes.ranks import living
+from tessera_hub.proxy.drivers.kubernetes.reasons import waits_for_queue
 from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, Record, parsed
 from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace, own_subject
 from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender, in_thread, pods_of
@@ -387,6 +388,8 @@ class KubernetesDriver(Driver):
 def _of_api_error(error: ClusterApiError | ValueError) -> DriverError:
     if isinstance(error, ClusterApiError) and (error.unreachable or error.status == 409):
         return DriverError("cluster.unreachable", f"the API server does not take it now: {error}", give_back=True)
+    if isinstance(error, ClusterApiError) and waits_for_queue(error.message):
+        return DriverError("cluster.back_pressure", error.message[:1000], give_back=True)
     return DriverError("cluster.start_failed", str(error)[:1000])
 
 

@@ -24,7 +24,7 @@ from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, ORDER, PERSON, RECORD, RUN, SITE, TENANT, KubernetesOptions
 from tessera_hub.schemas.protocol import Lease
 from volcano_client.kinds import JOBS, Kind
-from volcano_client.objects import Named, Owner, Task, job
+from volcano_client.objects import PREEMPTABLE, Named, Owner, Task, job
 
 PODS: Final = Kind("v1", "Pod", "pods")
 NODES: Final = Kind("v1", "Node", "nodes", namespaced=False)
@@ -243,7 +243,8 @@ def pod_template(
     pod |= {"affinity": dict(affinity)} if affinity else {}
     pod |= {"schedulerName": scheduler} if scheduler else {}
     pod |= {"imagePullSecrets": [{"name": options.pull_secret}]} if options.pull_secret else {}
-    metadata = {"labels": run_labels(lease, options), "annotations": {ORDER: "{}"}, "finalizers": [RECORD]}
+    annotations = {ORDER: "{}"} | ({PREEMPTABLE: str(spec.preemptible).lower()} if scheduler else {})
+    metadata = {"labels": run_labels(lease, options), "annotations": annotations, "finalizers": [RECORD]}
     return {"metadata": metadata, "spec": pod}
 
 

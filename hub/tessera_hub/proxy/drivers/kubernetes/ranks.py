@@ -22,6 +22,7 @@ from tessera_hub.proxy.drivers.outcome import ORDERED, STATES, reason_of
 from tessera_hub.proxy.drivers.runrecords import End, moment
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.tasks import Phase
+from volcano_client.pending import causes_of_pod
 
 INDEX: Final = "batch.kubernetes.io/job-completion-index"
 VOLCANO_TASK: Final = "volcano.sh/task-spec"
@@ -125,7 +126,8 @@ def living(record: Record, seen: Seen) -> NativeRun:
     if run.phase in (Phase.RUNNING, Phase.SUSPENDED):  # all are prepared, and about to be told
         return replace(run, phase=Phase.STARTING, reason=None)
     placed = sum(bool((p.get("spec") or {}).get("nodeName")) for p in seen.ranks.values())
-    if run.reason is not None and run.reason.code.startswith("capacity.") and placed:
+    fitting = placed + sum(any("possible_node" in cause.detail for cause in causes_of_pod(p)) for p in seen.ranks.values())
+    if run.reason is not None and run.reason.code.startswith("capacity.") and fitting:
         detail = {**run.reason.detail, "placed": placed, "parts": record.size, "also": [run.reason.code]}
         run = replace(run, reason=reason_of("capacity.gang", run.reason.message, detail))
     return run

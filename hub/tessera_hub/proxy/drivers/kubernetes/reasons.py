@@ -14,7 +14,7 @@ CODES: Final = {
     "config": "cluster.start_failed",
     "quota": "quota.native",
     "queue": "quota.native",
-    "overused": "quota.native",
+    "overused": "capacity.no_free_node",
     "gang": "capacity.gang",
     "cpu": "capacity.no_free_node",
     "memory": "capacity.no_free_node",
@@ -30,6 +30,15 @@ CODES: Final = {
 }
 """Kind of a cause → code of docs/reference/reasons.md."""
 TEXT_LIMIT: Final = 1000
+_QUEUE_NOT_OPEN: Final = ("unable to find job queue", "can only submit job to queue with state")
+
+
+def waits_for_queue(refusal: str) -> bool:
+    """Whether Volcano's admission refused a job for a queue that it does not know yet, or that is not open (yet, or any more).
+
+    Source: Volcano ``pkg/webhooks/admission/jobs/validate/admit_job.go``.
+    """
+    return any(words in refusal for words in _QUEUE_NOT_OPEN)
 
 
 def reason_for(causes: Sequence[Cause]) -> Reason | None:
