@@ -22,7 +22,7 @@ from benchmarks.rows import Row
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "hub": ("benchmarks.hub.api", "benchmarks.hub.scheduling", "benchmarks.hub.journey", "benchmarks.hub.lab"),
-    "vgpu": ("benchmarks.vgpu.placement",),
+    "vgpu": (*(f"benchmarks.vgpu.{name}" for name in ("share", "idle", "priority", "overhead", "memory", "placement")),),
     "cluster": ("benchmarks.cluster.inventory",),
 }
 """Group → modules. ``--only`` takes a group or the last part of a module's name."""
