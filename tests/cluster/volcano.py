@@ -63,7 +63,7 @@ class Urgent:
         template = pod_template(f"{cpu}m", ["sleep", "300"])
         template["spec"]["priorityClassName"] = name
         Collection(transport, JOBS).create_or_get(
-            job(Named("urgent", namespace), [Task("main", 1, template)], priority_class=name)
+            job(Named("urgent", namespace), [Task("main", 1, template)], queue=queue, priority_class=name)
         )
 
     def runs(self) -> bool:
@@ -74,6 +74,10 @@ class Urgent:
         """Whether Volcano has looked for room in vain, evictions included."""
         groups = Collection(self.transport, POD_GROUPS).list(self.namespace)
         return any(cause.kind == "gang" for group in groups for cause in causes_of_pod_group(group))
+
+    def told(self) -> list[object]:
+        """What Volcano says of it."""
+        return [(group["spec"], group.get("status")) for group in Collection(self.transport, POD_GROUPS).list(self.namespace)]
 
     def end(self) -> None:
         """Take it away."""
