@@ -1,6 +1,7 @@
 /* cuInit, and contexts. The node keeps room for one context per process and card beside the slice; each further one is charged to the
    slice. What a context owned ends with it. */
 #include "allocating.h"
+#include "compute.h"
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +101,7 @@ static CUresult made(struct context *context, void *handle, CUresult result)
     contexts = context;
     if (on_card[context->card]++ == 0)
         usage_context((unsigned)context->card, true);
+    lanes_begin((unsigned)context->card);
     return CUDA_SUCCESS;
 }
 
@@ -143,6 +145,17 @@ EXPORTED CUresult cuDevicePrimaryCtxRetain(CUcontext *handle, CUdevice device)
     return result;
 }
 
+/* Before a call by which the primary context of a device may end. Marks of a context that lives on are not missed. */
+static void forget_primary(CUdevice device)
+{
+    pthread_mutex_lock(&lock);
+    struct context **link = primary_of(device);
+    void *handle = *link ? (*link)->handle : NULL;
+    pthread_mutex_unlock(&lock);
+    if (handle)
+        lanes_forget(handle);
+}
+
 /* It ends with the last release, or with a reset. */
 static CUresult primary_changed(CUdevice device, CUresult result)
 {
@@ -158,21 +171,25 @@ static CUresult primary_changed(CUdevice device, CUresult result)
 
 EXPORTED CUresult cuDevicePrimaryCtxRelease(CUdevice device)
 {
+    forget_primary(device);
     return primary_changed(device, driver()->cuDevicePrimaryCtxRelease(device));
 }
 
 EXPORTED CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
 {
+    forget_primary(device);
     return primary_changed(device, driver()->cuDevicePrimaryCtxRelease_v2(device));
 }
 
 EXPORTED CUresult cuDevicePrimaryCtxReset(CUdevice device)
 {
+    forget_primary(device);
     return primary_changed(device, driver()->cuDevicePrimaryCtxReset(device));
 }
 
 EXPORTED CUresult cuDevicePrimaryCtxReset_v2(CUdevice device)
 {
+    forget_primary(device);
     return primary_changed(device, driver()->cuDevicePrimaryCtxReset_v2(device));
 }
 
@@ -229,16 +246,19 @@ static CUresult destroyed(CUcontext handle, CUresult result)
 
 EXPORTED CUresult cuCtxDestroy(CUcontext context)
 {
+    lanes_forget(context);
     return destroyed(context, driver()->cuCtxDestroy(context));
 }
 
 EXPORTED CUresult cuCtxDestroy_v2(CUcontext context)
 {
+    lanes_forget(context);
     return destroyed(context, driver()->cuCtxDestroy_v2(context));
 }
 
 EXPORTED CUresult cuCtxDetach(CUcontext context)
 {
+    lanes_forget(context);
     return destroyed(context, driver()->cuCtxDetach(context));
 }
 

@@ -29,6 +29,12 @@ struct driver {
     __typeof__(cuMemPoolGetAttribute) *cuMemPoolGetAttribute;
     __typeof__(cuStreamGetCtx) *cuStreamGetCtx;
     __typeof__(cuStreamIsCapturing) *cuStreamIsCapturing, *cuStreamIsCapturing_ptsz;
+    __typeof__(cuThreadExchangeStreamCaptureMode) *cuThreadExchangeStreamCaptureMode;
+    __typeof__(cuEventCreate) *cuEventCreate;
+    __typeof__(cuEventDestroy_v2) *cuEventDestroy_v2;
+    __typeof__(cuEventRecord) *cuEventRecord, *cuEventRecord_ptsz;
+    __typeof__(cuEventQuery) *cuEventQuery;
+    __typeof__(cuEventElapsedTime) *cuEventElapsedTime;
 };
 
 /* loading.c: finds the driver at the first use. A function that it lacks answers CUDA_ERROR_NOT_SUPPORTED, a driver that is missing

@@ -46,6 +46,28 @@ int open_page(const char *name, int flags, uint64_t size)
     return -1;
 }
 
+static int open_of_node(const char *name)
+{
+    char path[512];
+    const char *folder = from_environment("TESSERA_TRIAL_NODE", "/run/tessera/node");
+    int length = snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (length < 0 || (size_t)length >= sizeof path)
+        return -1;
+    return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW, 0);
+}
+
+int open_roster(unsigned card)
+{
+    char name[TESSERA_UUID_BYTES + 16];
+    snprintf(name, sizeof name, "roster-%s", limits_uuid(card));
+    return open_of_node(name);
+}
+
+int open_neighbour(const char *name)
+{
+    return open_of_node(name);
+}
+
 long read_text(const char *path, char *text, unsigned room)
 {
     long length = 0, got = 1;

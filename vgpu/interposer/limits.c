@@ -187,6 +187,22 @@ uint64_t limits_generation(void)
     return number(generation_of, 0);
 }
 
+struct compute_limits limits_compute(unsigned card)
+{
+    pthread_mutex_lock(&reading);
+    refresh();
+    const struct tessera_card_limits *of = &current.cards[card];
+    struct compute_limits found = {of->compute_request_centi, of->compute_limit_centi, of->weight, current.priority_class};
+    pthread_mutex_unlock(&reading);
+    return found;
+}
+
+/* It stays the same for the life of the process. */
+const char *limits_uuid(unsigned card)
+{
+    return current.cards[card].uuid;
+}
+
 unsigned limits_cards(void)
 {
     return current.card_count;

@@ -1,5 +1,5 @@
 /*
- * The two files through which the node agent and the processes of a container talk. One definition for both sides:
+ * The files through which the node agent and the processes of a container talk. One definition for both sides:
  * tessera_vgpu/layout.py mirrors it, and a test compares every offset.
  *
  * Limits page: written by the agent, read-only for the container. There are two banks. A reader takes bank[sequence & 1], copies
@@ -10,6 +10,12 @@
  * Usage page: written by the processes of the container and by nobody else. The container owns it and may write anything into it:
  * the agent copies it with pread, never maps it (a file that is cut short would raise SIGBUS), believes nothing and compares.
  * Slots are never moved. A slot is in use while its generation is odd; taking and freeing it add one each.
+ *
+ * Turns page: written by the processes of the container, and read by those of every other container that has a part of the same card,
+ * which copy it with pread for the same reasons. How turns are taken is in turns.c.
+ *
+ * Roster: who has a part of a card. Written by the agent, replaced by rename, read-only for containers; what it says of request,
+ * limit, weight and class counts, never what a tenant's page says.
  *
  * All numbers are little-endian on every machine that this runs on. Sizes never shrink; a new layout gets a new version.
  */
@@ -22,10 +28,14 @@
 
 #define TESSERA_LIMITS_MAGIC UINT64_C(0x31494c4152455354) /* "TSERALI1" */
 #define TESSERA_USAGE_MAGIC UINT64_C(0x3153554152455354)  /* "TSERAUS1" */
+#define TESSERA_TURNS_MAGIC UINT64_C(0x3155544152455354)  /* "TSERATU1" */
+#define TESSERA_ROSTER_MAGIC UINT64_C(0x314f524152455354) /* "TSERARO1" */
 #define TESSERA_PAGES_VERSION 1u
 
 #define TESSERA_MOST_CARDS 16
 #define TESSERA_MOST_PROCESSES 512
+#define TESSERA_MOST_SEATS 64      /* of a container on a card; further processes share them */
+#define TESSERA_MOST_NEIGHBOURS 128 /* containers on a card */
 #define TESSERA_UUID_BYTES 96 /* as NVML_DEVICE_UUID_V2_BUFFER_SIZE */
 #define TESSERA_NAME_BYTES 64
 
@@ -106,6 +116,53 @@ struct tessera_usage_page {
     struct tessera_process_slot slots[TESSERA_MOST_PROCESSES];
 };
 
+/* A process on a card. Times are CLOCK_MONOTONIC in ns; 0: not so. */
+struct tessera_seat {
+    uint64_t active_ns; /* when it last looked, while it has work or wants some */
+    uint64_t wanted_ns; /* since when it waits for its turn */
+    uint64_t held_ns;   /* since when it has its turn */
+    uint64_t until_ns;  /* when what it has put on the card will be done, as far as it knows */
+    uint64_t reserved[4];
+};
+
+/* One card of a container. */
+struct tessera_turns_card {
+    uint64_t virtual_ns;  /* device time, each nanosecond divided by the share of the card that was due then */
+    uint64_t refilled_ns; /* when tokens were last given */
+    int64_t tokens_ns;    /* device time that the limit allows at once; negative: a debt */
+    uint64_t seats_in_use;
+    uint64_t reserved[4];
+    struct tessera_seat seats[TESSERA_MOST_SEATS];
+};
+
+struct tessera_turns_page {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t size; /* of this structure */
+    uint64_t reserved[6];
+    struct tessera_turns_card cards[TESSERA_MOST_CARDS]; /* in the order of its limits page */
+};
+
+/* A container that has a part of the card. */
+struct tessera_neighbour {
+    char page[TESSERA_NAME_BYTES]; /* file name of its turns page, beside the roster */
+    uint32_t place;                /* of the card in that page */
+    uint32_t compute_request_centi;
+    uint32_t compute_limit_centi;
+    uint32_t weight;
+    uint32_t priority_class;
+    uint32_t reserved[3];
+};
+
+struct tessera_roster {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t size; /* of this structure */
+    uint32_t count;
+    uint32_t reserved[3];
+    struct tessera_neighbour neighbours[TESSERA_MOST_NEIGHBOURS];
+};
+
 static_assert(sizeof(struct tessera_card_limits) == 128, "card limits");
 static_assert(sizeof(struct tessera_limits_bank) == 2208, "limits bank");
 static_assert(sizeof(struct tessera_limits_page) == 4448, "limits page");
@@ -115,6 +172,11 @@ static_assert(sizeof(struct tessera_card_usage) == 64, "a cache line");
 static_assert(sizeof(struct tessera_ledger) == 32, "ledger");
 static_assert(sizeof(struct tessera_process_slot) == 576, "whole cache lines");
 static_assert(offsetof(struct tessera_usage_page, slots) % 64 == 0, "slots begin at a cache line");
+static_assert(sizeof(struct tessera_seat) == 64, "a cache line");
+static_assert(sizeof(struct tessera_turns_card) == 64 + 64 * 64, "whole cache lines");
+static_assert(sizeof(struct tessera_turns_page) == 64 + 16 * 4160, "turns page");
+static_assert(sizeof(struct tessera_neighbour) == 96, "neighbour");
+static_assert(sizeof(struct tessera_roster) == 32 + 128 * 96, "roster");
 static_assert(sizeof(struct tessera_usage_page) == 64 + 1024 + 512 * 576, "usage page");
 
 #endif

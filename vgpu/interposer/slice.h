@@ -12,6 +12,8 @@
 /* files.c: system calls as they are, since newer C libraries have given their wrappers new names. */
 bool file_status(int file, struct stat *status);
 int open_page(const char *name, int flags, uint64_t size); /* of the container's folder of pages; -1 with errno, EINVAL for a wrong size */
+int open_roster(unsigned card);          /* who has a part of the card, -1 if nobody says so */
+int open_neighbour(const char *name);    /* a turns page of somebody, to be read */
 long read_text(const char *path, char *text, unsigned room);
 const char *mounts_path(void);
 void say(const char *what); /* a line on the standard error */
@@ -28,6 +30,11 @@ uint64_t limits_memory(unsigned card);
 uint64_t limits_context(unsigned card);
 unsigned limits_processes(void);
 uint64_t limits_generation(void);
+struct compute_limits {
+    uint32_t request, limit, weight, priority; /* centi-cards; of the card */
+};
+struct compute_limits limits_compute(unsigned card);
+const char *limits_uuid(unsigned card);
 void limits_after_fork(void);
 
 /* processes.c */

@@ -4,7 +4,7 @@
    program closes all its descriptors, so a lock that is free is only a reason to look whether the process is there. */
 #define _GNU_SOURCE
 #include "book.h"
-#include "slice.h"
+#include "compute.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -27,6 +27,10 @@ static void after_fork(void)
     limits_after_fork();
     usage_after_fork();
     book_after_fork();
+    roster_after_fork();
+    lanes_after_fork();
+    captures_after_fork();
+    keeper_after_fork();
 }
 
 static bool is_page(const struct tessera_usage_page *page)

@@ -1,4 +1,4 @@
-"""The bytes of the limits page and the usage page, as ``vgpu/interposer/pages.h`` defines them."""
+"""The bytes of the pages and of the roster, as ``vgpu/interposer/pages.h`` defines them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Final
 
 LIMITS_MAGIC: Final = 0x31494C4152455354
 USAGE_MAGIC: Final = 0x3153554152455354
+TURNS_MAGIC: Final = 0x3155544152455354
+ROSTER_MAGIC: Final = 0x314F524152455354
 VERSION: Final = 1
+MOST_SEATS: Final = 64
+MOST_NEIGHBOURS: Final = 128
 MOST_CARDS: Final = 16
 MOST_PROCESSES: Final = 512
 UUID_BYTES: Final = 96
@@ -111,6 +115,70 @@ class UsagePageBytes(ctypes.LittleEndianStructure):
     )
 
 
+class SeatBytes(ctypes.LittleEndianStructure):
+    """``struct tessera_seat``."""
+
+    _fields_ = (
+        ("active_ns", ctypes.c_uint64),
+        ("wanted_ns", ctypes.c_uint64),
+        ("held_ns", ctypes.c_uint64),
+        ("until_ns", ctypes.c_uint64),
+        ("reserved", ctypes.c_uint64 * 4),
+    )
+
+
+class TurnsCardBytes(ctypes.LittleEndianStructure):
+    """``struct tessera_turns_card``."""
+
+    _fields_ = (
+        ("virtual_ns", ctypes.c_uint64),
+        ("refilled_ns", ctypes.c_uint64),
+        ("tokens_ns", ctypes.c_int64),
+        ("seats_in_use", ctypes.c_uint64),
+        ("reserved", ctypes.c_uint64 * 4),
+        ("seats", SeatBytes * MOST_SEATS),
+    )
+
+
+class TurnsPageBytes(ctypes.LittleEndianStructure):
+    """``struct tessera_turns_page``."""
+
+    _fields_ = (
+        ("magic", ctypes.c_uint64),
+        ("version", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint64 * 6),
+        ("cards", TurnsCardBytes * MOST_CARDS),
+    )
+
+
+class NeighbourBytes(ctypes.LittleEndianStructure):
+    """``struct tessera_neighbour``."""
+
+    _fields_ = (
+        ("page", ctypes.c_char * NAME_BYTES),
+        ("place", ctypes.c_uint32),
+        ("compute_request_centi", ctypes.c_uint32),
+        ("compute_limit_centi", ctypes.c_uint32),
+        ("weight", ctypes.c_uint32),
+        ("priority_class", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32 * 3),
+    )
+
+
+class RosterBytes(ctypes.LittleEndianStructure):
+    """``struct tessera_roster``."""
+
+    _fields_ = (
+        ("magic", ctypes.c_uint64),
+        ("version", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("count", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32 * 3),
+        ("neighbours", NeighbourBytes * MOST_NEIGHBOURS),
+    )
+
+
 STRUCTURES: Final[dict[str, type[ctypes.LittleEndianStructure]]] = {
     "tessera_card_limits": CardLimitsBytes,
     "tessera_limits_bank": LimitsBankBytes,
@@ -119,5 +187,10 @@ STRUCTURES: Final[dict[str, type[ctypes.LittleEndianStructure]]] = {
     "tessera_ledger": LedgerBytes,
     "tessera_process_slot": ProcessSlotBytes,
     "tessera_usage_page": UsagePageBytes,
+    "tessera_seat": SeatBytes,
+    "tessera_turns_card": TurnsCardBytes,
+    "tessera_turns_page": TurnsPageBytes,
+    "tessera_neighbour": NeighbourBytes,
+    "tessera_roster": RosterBytes,
 }
 """Name in C → the same in Python."""

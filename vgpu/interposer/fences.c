@@ -1,0 +1,232 @@
+/* Marks in streams, by which a lane knows what has run and how long it took.
+
+   A mark is an event of ours behind about a millisecond of work. If the mark before it in its stream had not been reached when the
+   last of that work was submitted, the stream was never without work in between, and the time between the two is what the work took.
+   Otherwise what it was thought to cost stands, and now and then a launch gets marks of its own. Marks are put only by the thread that
+   launches, never while anything is captured; they are read by anybody. */
+#include "lanes.h"
+#include <string.h>
+
+#define OPEN_IS_DONE (1 * MS) /* work without a mark is taken as done so long after it should be */
+#define LEAST_LEFT (50 * US)
+#define SETTLING (2 * MS) /* what the one before has left on the card is gone so long after a turn began */
+#define LONG (20 * MS)    /* of so long a kernel, a part that others had of the time does not matter much */
+#define MOST_CREDIT (1000 * MS)
+
+static unsigned place_of(CUstream stream)
+{
+    return (unsigned)(((uint64_t)(uintptr_t)stream * UINT64_C(0x9e3779b97f4a7c15)) >> 58);
+}
+
+struct work *work_find(struct lane *lane, CUstream stream, bool per_thread)
+{
+    struct work *work = &lane->works[place_of(stream)];
+    bool same = __atomic_load_n(&work->used, __ATOMIC_ACQUIRE) == 1u + per_thread && work->stream == stream;
+    return same ? work : NULL;
+}
+
+/* A stream that another one has pushed out loses its open work, which was paid for as thought. */
+struct work *work_make(struct lane *lane, CUstream stream, bool per_thread)
+{
+    struct work *work = &lane->works[place_of(stream)];
+    __atomic_store_n(&work->used, 0, __ATOMIC_RELEASE);
+    work->stream = stream;
+    work->open_ns = work->count = work->key = work->last = 0;
+    __atomic_store_n(&work->used, 1u + per_thread, __ATOMIC_RELEASE);
+    return work;
+}
+
+static CUevent take_event(struct lane *lane, CUcontext context)
+{
+    CUevent event = NULL;
+    if (lane->spares && lane->spare_context == context)
+        return lane->spare[--lane->spares];
+    return driver()->cuEventCreate(&event, CU_EVENT_DEFAULT) ? NULL : event;
+}
+
+static void give_event(struct lane *lane, CUcontext context, CUevent event)
+{
+    if (!event)
+        return;
+    if (lane->spares && lane->spare_context != context) {
+        driver()->cuEventDestroy_v2(event);
+        return;
+    }
+    lane->spare_context = context;
+    if (lane->spares < MOST_SPARE)
+        lane->spare[lane->spares++] = event;
+    else
+        driver()->cuEventDestroy_v2(event);
+}
+
+static CUresult mark(CUevent event, CUstream stream, bool per_thread)
+{
+    return (per_thread ? driver()->cuEventRecord_ptsz : driver()->cuEventRecord)(event, stream);
+}
+
+static struct fence *fence_of(struct lane *lane, uint64_t number)
+{
+    return &lane->fences[number % MOST_FENCES];
+}
+
+/* The stream's last mark, if it is still to come: then the stream has had work ever since. */
+static struct fence *reached_not_yet(struct lane *lane, const struct work *work)
+{
+    if (!work->last || work->last - 1 < lane->tail)
+        return NULL;
+    struct fence *last = fence_of(lane, work->last - 1);
+    if (last->done || last->lends_end || driver()->cuEventQuery(last->end) != CUDA_ERROR_NOT_READY)
+        return NULL;
+    return last;
+}
+
+static void lend(struct fence *last, struct fence *fence)
+{
+    last->lends_end = true;
+    fence->start = last->end;
+    fence->owns_start = true;
+}
+
+/* A launch gets marks of its own: the one before it. */
+bool fence_before(struct lane *lane, struct launch *launch, struct fence *fence)
+{
+    *fence = (struct fence){.cost = launch->cost, .count = 1, .key = launch->key, .guessed = launch->guessed};
+    if (lane->head - lane->tail == MOST_FENCES || driver()->cuCtxGetCurrent(&fence->context))
+        return false;
+    struct fence *last = reached_not_yet(lane, launch->work);
+    if (last) {
+        lend(last, fence);
+        return true;
+    }
+    fence->start = take_event(lane, fence->context);
+    fence->owns_start = fence->start != NULL;
+    if (fence->start && !mark(fence->start, launch->stream, launch->per_thread)) {
+        fence->before_ns = clock_ns();
+        return true;
+    }
+    give_event(lane, fence->context, fence->start);
+    return false;
+}
+
+void fence_after(struct lane *lane, struct work *work, struct fence *fence, bool per_thread)
+{
+    uint64_t now = clock_ns();
+    fence->mixed = lane->turn.beside || (lane->turn.contended && now - turn_since(&lane->turn) < SETTLING);
+    fence->idle_ns = fence->before_ns ? now - fence->before_ns : 0;
+    fence->end = take_event(lane, fence->context);
+    if (!fence->end || mark(fence->end, work->stream, per_thread)) {
+        give_event(lane, fence->context, fence->end); /* the other may be lent, and is left alone */
+        return;
+    }
+    if (lane->head == lane->tail)
+        lane->busy_ns = now;
+    lane->pending_ns += fence->cost;
+    *fence_of(lane, lane->head) = *fence;
+    work->last = ++lane->head;
+}
+
+/* A mark behind what a stream has been given since the last one. */
+void fence_open_work(struct lane *lane, struct work *work, bool per_thread)
+{
+    struct fence fence = {0};
+    if (lane->head - lane->tail == MOST_FENCES || driver()->cuCtxGetCurrent(&fence.context))
+        return;
+    struct fence *last = reached_not_yet(lane, work);
+    fence.cost = __atomic_exchange_n(&work->open_ns, 0, __ATOMIC_ACQ_REL);
+    fence.count = __atomic_exchange_n(&work->count, 0, __ATOMIC_ACQ_REL);
+    fence.key = __atomic_exchange_n(&work->key, 0, __ATOMIC_ACQ_REL);
+    if (!fence.cost)
+        return;
+    if (last)
+        lend(last, &fence);
+    fence_after(lane, work, &fence, per_thread);
+}
+
+static uint64_t measured(struct lane *lane, const struct fence *fence)
+{
+    float ms = 0;
+    if (!fence->start || driver()->cuEventElapsedTime(&ms, fence->start, fence->end) || ms < 0)
+        return fence->cost;
+    uint64_t took = (uint64_t)((double)ms * 1e6);
+    took -= fence->idle_ns < took / 2 ? fence->idle_ns : took / 2; /* a call takes as long as a short kernel */
+    if ((fence->mixed || lane->turn.beside) && took < LONG && !fence->guessed)
+        return fence->cost;
+    took /= 1 + lane->turn.beside;
+    if (fence->key && fence->count)
+        cost_learn(fence->key, took / fence->count);
+    return took < lane->credit_ns ? took : lane->credit_ns;
+}
+
+static void finish(struct lane *lane, struct fence *fence, uint64_t now)
+{
+    uint64_t took = measured(lane, fence);
+    lane->credit_ns -= took < lane->credit_ns ? took : lane->credit_ns;
+    lane_charge(lane, now, (int64_t)took - (int64_t)fence->cost);
+    lane->pending_ns -= fence->cost < lane->pending_ns ? fence->cost : lane->pending_ns;
+    lane->busy_ns = now;
+    fence->done = true;
+    if (fence->owns_start)
+        give_event(lane, fence->context, fence->start);
+    if (!fence->lends_end)
+        give_event(lane, fence->context, fence->end);
+}
+
+void fences_settle(struct lane *lane, uint64_t now)
+{
+    uint64_t passed = lane->settled_ns && now > lane->settled_ns ? now - lane->settled_ns : 0;
+    lane->settled_ns = now;
+    lane->credit_ns = lane->credit_ns + passed < MOST_CREDIT ? lane->credit_ns + passed : MOST_CREDIT;
+    for (uint64_t number = lane->tail; number != lane->head; number++) {
+        struct fence *fence = fence_of(lane, number);
+        if (!fence->done && driver()->cuEventQuery(fence->end) != CUDA_ERROR_NOT_READY)
+            finish(lane, fence, now);
+    }
+    while (lane->tail != lane->head && fence_of(lane, lane->tail)->done)
+        lane->tail++;
+    if (lane->tail == lane->head)
+        lane->pending_ns = 0;
+    for (unsigned i = 0; i < MOST_WORKS; i++) {
+        struct work *work = &lane->works[i];
+        uint64_t open = __atomic_load_n(&work->open_ns, __ATOMIC_RELAXED);
+        if (open && now > work->opened_ns + open + OPEN_IS_DONE && lane->tail == lane->head) {
+            __atomic_store_n(&work->open_ns, 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&work->count, 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&work->key, 0, __ATOMIC_RELAXED);
+        }
+    }
+}
+
+/* What is at work has been so since busy_ns. If it should be done and is not, nobody knows how long it will take. */
+uint64_t fences_ahead(struct lane *lane, uint64_t now)
+{
+    uint64_t ahead = lane->pending_ns;
+    if (lane->tail != lane->head) {
+        uint64_t first = fence_of(lane, lane->tail)->cost, since = now > lane->busy_ns ? now - lane->busy_ns : 0;
+        uint64_t left = since < first ? first - since : first / 2 > LEAST_LEFT ? first / 2 : LEAST_LEFT;
+        ahead = (ahead > first ? ahead - first : 0) + left;
+    }
+    for (unsigned i = 0; i < MOST_WORKS; i++)
+        ahead += __atomic_load_n(&lane->works[i].open_ns, __ATOMIC_RELAXED);
+    return ahead;
+}
+
+bool fences_overdue(const struct lane *lane, uint64_t now, uint64_t by)
+{
+    return lane->tail != lane->head && now > lane->busy_ns + lane->fences[lane->tail % MOST_FENCES].cost + by;
+}
+
+void fences_forget(struct lane *lane, CUcontext context)
+{
+    for (uint64_t number = lane->tail; number != lane->head; number++)
+        if (fence_of(lane, number)->context == context)
+            fence_of(lane, number)->done = true;
+    if (lane->spare_context == context)
+        lane->spares = 0;
+    memset(lane->works, 0, sizeof lane->works);
+    while (lane->tail != lane->head && fence_of(lane, lane->tail)->done)
+        lane->tail++;
+    lane->pending_ns = 0;
+    for (uint64_t number = lane->tail; number != lane->head; number++)
+        if (!fence_of(lane, number)->done)
+            lane->pending_ns += fence_of(lane, number)->cost;
+}

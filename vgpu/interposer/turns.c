@@ -1,0 +1,277 @@
+/* Whose turn it is on a card.
+
+   Processes take turns of QUANTUM, since only the time of a process that has the card for itself can be measured: where contexts take
+   slices of the card, two marks in a stream have the slices of others between them. Nobody gives turns out. Each process says in its
+   seat what it has and wants, reads what all others say, and comes to the same answer as they do: first the class, then the container
+   whose virtual time is least, then who has waited longest. Virtual time is device time divided by the share that is due: the request,
+   and of what active containers leave over a part by weight. Who was idle does not save up virtual time.
+
+   Two may see the card free in the same moment, or one may be slow. That costs exactness, not correctness: the card shares its time
+   among whoever has work on it. For the same reason every wait has an end, and nobody is waited for who has overrun its turn by PATIENCE
+   (programs that wait for each other on the card would else wait for ever) or has not been heard of for STALE. A higher class does not
+   wait for a lower one at all. */
+#include "compute.h"
+#include <stddef.h>
+
+#define QUANTUM (10 * MS)
+#define PATIENCE (100 * MS)
+#define MOST_WAIT (5000 * MS)
+#define STALE (200 * MS)
+#define TAKEN_SOON (3 * MS) /* who is next takes a free card in this time, else the one after */
+#define AHEAD (20 * MS)     /* of virtual time, that who was idle is put before the others */
+#define MOST_LAG (10000 * MS) /* and so far it may be behind them, as after long kernels of theirs; a limit may keep it back for longer */
+#define LONG_AGO (5000 * MS)
+
+/* What a container's seats come to. */
+struct sum {
+    bool active, holds;
+    unsigned working;
+    uint64_t wanted_ns, until_ns, held_ns; /* held_ns: of who has overrun nothing, the longest */
+};
+
+static struct tessera_turns_card *own_card(const struct turn *turn)
+{
+    return &turns_page()->cards[turn->card];
+}
+
+static struct tessera_seat *own_seat(const struct turn *turn)
+{
+    return &own_card(turn)->seats[turn->seat];
+}
+
+static bool is_fresh(uint64_t moment, uint64_t now)
+{
+    return moment && moment <= now + MS && (moment > now || now - moment < STALE);
+}
+
+/* A tenant's numbers: a moment to come counts as now. */
+static uint64_t before(uint64_t moment, uint64_t now)
+{
+    return moment < now ? moment : now;
+}
+
+static struct sum sum_of(const struct tessera_turns_card *card, int but, uint64_t now)
+{
+    struct sum sum = {0};
+    for (uint64_t left = __atomic_load_n(&card->seats_in_use, __ATOMIC_ACQUIRE); left; left &= left - 1) {
+        int place = __builtin_ctzll(left);
+        const struct tessera_seat *seat = &card->seats[place];
+        if (place == but || !is_fresh(__atomic_load_n(&seat->active_ns, __ATOMIC_RELAXED), now))
+            continue;
+        uint64_t wanted = __atomic_load_n(&seat->wanted_ns, __ATOMIC_RELAXED), held = __atomic_load_n(&seat->held_ns, __ATOMIC_RELAXED);
+        uint64_t until = __atomic_load_n(&seat->until_ns, __ATOMIC_RELAXED), due = before(held, now) + 2 * QUANTUM;
+        if (until > due && until < before(held, now) + MOST_WAIT)
+            due = until;
+        sum.active = true;
+        if (wanted && (!sum.wanted_ns || before(wanted, now) < sum.wanted_ns))
+            sum.wanted_ns = before(wanted, now);
+        sum.holds |= held != 0;
+        bool overrun = held && now > due + PATIENCE;
+        if (held && !overrun && (!sum.held_ns || before(held, now) < sum.held_ns))
+            sum.held_ns = before(held, now);
+        sum.working += until > now;
+        if (held && until > sum.until_ns)
+            sum.until_ns = until;
+    }
+    return sum;
+}
+
+void turn_begin(struct turn *turn, unsigned card)
+{
+    *turn = (struct turn){.card = card, .seat = (unsigned)own.place % TESSERA_MOST_SEATS, .share_ppm = 1000000};
+    __atomic_store_n(&own_seat(turn)->held_ns, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&own_seat(turn)->wanted_ns, 0, __ATOMIC_RELAXED);
+}
+
+struct weighing {
+    uint64_t requests, weights;
+};
+
+static void blocked_by(struct turn *turn, uint64_t since)
+{
+    if (!turn->blocked || since < turn->blocked_ns)
+        turn->blocked_ns = since;
+    turn->blocked = true;
+}
+
+static void take_in(struct turn *turn, const struct sum *sum, uint64_t virtual_ns, bool same_container)
+{
+    if (sum->holds || sum->wanted_ns)
+        turn->contended = true;
+    if (sum->held_ns)
+        blocked_by(turn, sum->held_ns);
+    if (sum->holds && sum->until_ns > turn->others_until_ns)
+        turn->others_until_ns = sum->until_ns;
+    if (!sum->wanted_ns)
+        return;
+    bool next = !turn->waiting || virtual_ns < turn->waiting_virtual_ns ||
+                (virtual_ns == turn->waiting_virtual_ns && sum->wanted_ns < turn->waiting_since_ns);
+    turn->waiting = true;
+    if (!next)
+        return;
+    turn->waiting_virtual_ns = virtual_ns;
+    turn->waiting_since_ns = sum->wanted_ns;
+    turn->waiting_own = same_container;
+}
+
+static void look_at(struct turn *turn, const struct peer *peer, uint32_t priority, uint64_t now, struct weighing *all)
+{
+    struct tessera_turns_card copy;
+    if (!peer_copy(peer, &copy))
+        return;
+    struct sum sum = sum_of(&copy, -1, now);
+    if (!sum.active)
+        return;
+    turn->beside += sum.working;
+    all->requests += peer->request;
+    all->weights += peer->weight;
+    if (peer->priority < priority)
+        return;
+    if (peer->priority > priority) {
+        turn->outranked_ns = now;
+        turn->overtaken |= sum.holds || sum.wanted_ns;
+        turn->contended |= sum.holds || sum.wanted_ns;
+        if (sum.held_ns || sum.wanted_ns)
+            blocked_by(turn, 0);
+        return;
+    }
+    if (copy.virtual_ns < turn->floor_ns)
+        turn->floor_ns = copy.virtual_ns;
+    take_in(turn, &sum, copy.virtual_ns, false);
+}
+
+void turn_look(struct turn *turn, uint64_t now)
+{
+    const struct compute_limits mine = limits_compute(turn->card);
+    struct weighing all = {mine.request, mine.weight};
+    roster_refresh(&turn->roster, turn->card, now);
+    turn->shared = turn->roster.count > 1;
+    turn->contended = turn->blocked = turn->overtaken = turn->waiting = false;
+    turn->others_until_ns = 0;
+    turn->beside = 0;
+    turn->floor_ns = UINT64_MAX;
+    for (unsigned i = 0; i < turn->roster.count; i++)
+        if (!turn->roster.peers[i].own)
+            look_at(turn, &turn->roster.peers[i], mine.priority, now, &all);
+    /* Processes of one container take turns only where their time must be measured. */
+    struct sum sum = sum_of(own_card(turn), (int)turn->seat, now);
+    turn->beside += sum.working;
+    if (mine.limit < 100 || turn->contended) {
+        take_in(turn, &sum, __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED), true);
+    }
+    uint64_t idle = all.requests < 100 ? 100 - all.requests : 0;
+    turn->share_ppm = (uint64_t)mine.request * 10000 + idle * 10000 * mine.weight / all.weights;
+    if (turn->blocked)
+        turn->free_ns = 0;
+    else if (!turn->free_ns)
+        turn->free_ns = now;
+}
+
+/* Who comes back from idleness begins a little before the others, and saves nothing up. */
+static void catch_up(struct turn *turn)
+{
+    uint64_t *place = &own_card(turn)->virtual_ns, have = __atomic_load_n(place, __ATOMIC_RELAXED);
+    uint64_t lag = turn->busy ? MOST_LAG : AHEAD;
+    uint64_t least = turn->floor_ns == UINT64_MAX || turn->floor_ns < lag ? 0 : turn->floor_ns - lag;
+    turn->busy = true;
+    while (have < least && !__atomic_compare_exchange_n(place, &have, least, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+        ;
+}
+
+static bool is_next(const struct turn *turn, uint64_t wanted)
+{
+    uint64_t mine = __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED);
+    if (!turn->waiting || mine < turn->waiting_virtual_ns)
+        return true;
+    return mine == turn->waiting_virtual_ns && wanted <= turn->waiting_since_ns;
+}
+
+bool turn_take(struct turn *turn, uint64_t now)
+{
+    struct tessera_seat *seat = own_seat(turn);
+    uint64_t wanted = __atomic_load_n(&seat->wanted_ns, __ATOMIC_RELAXED);
+    if (turn->holds)
+        return true;
+    if (!wanted) {
+        catch_up(turn);
+        wanted = now;
+        __atomic_store_n(&seat->wanted_ns, now, __ATOMIC_RELEASE);
+    }
+    turn_beat(turn, now, seat->until_ns);
+    bool free = !turn->blocked && (is_next(turn, wanted) || (turn->free_ns && now - turn->free_ns > TAKEN_SOON));
+    if (!free && now - wanted < MOST_WAIT)
+        return false;
+    /* Somebody else may have seen the card free as well: the later one gives way. */
+    __atomic_store_n(&seat->held_ns, now, __ATOMIC_SEQ_CST);
+    turn_look(turn, clock_ns());
+    if (free && turn->blocked && turn->blocked_ns <= now) {
+        __atomic_store_n(&seat->held_ns, 0, __ATOMIC_RELEASE);
+        return false;
+    }
+    __atomic_store_n(&seat->wanted_ns, 0, __ATOMIC_RELEASE);
+    turn->holds = true;
+    turn->device_ns = 0;
+    return true;
+}
+
+bool turn_is_over(const struct turn *turn, uint64_t now)
+{
+    uint64_t held = turn_since(turn);
+    if (!turn->holds || turn->overtaken)
+        return turn->overtaken;
+    if (!turn->waiting || (turn->device_ns < QUANTUM && now - held < 2 * QUANTUM))
+        return false;
+    return turn->waiting_own || turn->waiting_virtual_ns < __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED);
+}
+
+uint64_t turn_since(const struct turn *turn)
+{
+    return __atomic_load_n(&own_seat(turn)->held_ns, __ATOMIC_RELAXED);
+}
+
+void turn_end(struct turn *turn)
+{
+    struct tessera_seat *seat = own_seat(turn);
+    turn->holds = false;
+    __atomic_store_n(&seat->wanted_ns, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&seat->held_ns, 0, __ATOMIC_RELEASE);
+}
+
+void turn_used(struct turn *turn, int64_t device_ns)
+{
+    int64_t virtual_ns = device_ns * 1000 / (int64_t)(turn->share_ppm / 1000 ? turn->share_ppm / 1000 : 1);
+    __atomic_add_fetch(&own_card(turn)->virtual_ns, (uint64_t)virtual_ns, __ATOMIC_RELAXED);
+    turn->device_ns = device_ns < 0 && turn->device_ns < (uint64_t)-device_ns ? 0 : turn->device_ns + (uint64_t)device_ns;
+}
+
+void turn_beat(struct turn *turn, uint64_t now, uint64_t until)
+{
+    struct tessera_seat *seat = own_seat(turn);
+    __atomic_store_n(&seat->until_ns, until, __ATOMIC_RELAXED);
+    __atomic_store_n(&seat->active_ns, now, __ATOMIC_RELEASE);
+    if (!(__atomic_load_n(&own_card(turn)->seats_in_use, __ATOMIC_RELAXED) >> turn->seat & 1))
+        __atomic_or_fetch(&own_card(turn)->seats_in_use, UINT64_C(1) << turn->seat, __ATOMIC_RELEASE);
+}
+
+void turn_leave(struct turn *turn)
+{
+    turn_end(turn);
+    turn->busy = false;
+    __atomic_store_n(&own_seat(turn)->active_ns, 0, __ATOMIC_RELEASE);
+    __atomic_and_fetch(&own_card(turn)->seats_in_use, ~(UINT64_C(1) << turn->seat), __ATOMIC_RELEASE);
+}
+
+bool turn_outranked(const struct turn *turn, uint64_t now)
+{
+    return turn->outranked_ns && now - turn->outranked_ns < LONG_AGO;
+}
+
+/* Who is next looks often; the others until the present turn may be over. */
+uint64_t turn_wait(const struct turn *turn, uint64_t now)
+{
+    uint64_t left = turn->others_until_ns > now ? turn->others_until_ns - now : 0;
+    uint64_t sleep = left / 2 < 100 * US ? 100 * US : left / 2;
+    if (!is_next(turn, own_seat(turn)->wanted_ns) && sleep < 500 * US)
+        sleep = 500 * US;
+    return sleep < MS ? sleep : MS;
+}
