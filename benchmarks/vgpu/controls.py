@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.vgpu.machines import HERE, Container, Control, Setting, compile_program
 from tessera_vgpu.pages import CardLimits, Limits, create_limits, create_usage
 from tessera_vgpu.simulate import LIBRARIES, VGPU, Machine
+from tessera_vgpu.turns import create_turns, write_rosters
 
 MIB = 1 << 20
 LIBRARY = VGPU / "build" / "interposer" / "libtessera_vgpu_trial.so"
@@ -59,13 +60,16 @@ class Rival(Control):
 
 
 class Ours(Control):
-    """The library that enforces slices, with a folder of pages for each container."""
+    """The library that enforces slices, with a folder of pages for each container and one that they share."""
 
     name = "ours"
 
     def prepare(self, machine: Machine, folder: Path, containers: Sequence[Container], setting: Setting) -> list[dict[str, str]]:
         """Make the containers' pages."""
         environments = []
+        given: dict[str, Limits] = {}
+        node = folder / "node"
+        node.mkdir()
         model = setting.model()
         room = (model.memory_mib - model.reserved_mib) * MIB // len(containers) - MIB
         for place, container in enumerate(containers):
@@ -82,13 +86,17 @@ class Ours(Control):
             limits = Limits(f"pod-{place}", "main", (card,), container.priority)
             create_limits(pages / "limits", limits)
             create_usage(pages / "usage")
+            create_turns(pages / "turns", node, pages.name)
+            given[pages.name] = limits
             environments.append(
                 {
                     "LD_PRELOAD": str(LIBRARY),
                     "TESSERA_TRIAL_PAGES": str(pages),
+                    "TESSERA_TRIAL_NODE": str(node),
                     "TESSERA_TRIAL_DILATION_PPM": str(setting.ppm),
                 }
             )
+        write_rosters(node, given)
         return environments
 
 

@@ -1,8 +1,9 @@
 """How fast a card's time moves to who can use it, and back; what of it nobody gets; and whether all get their part.
 
 One container has work all the time, its neighbour on and off. Given back: from the neighbour's last kernel until the other has
-the whole card. Taken back: from the neighbour's first launch until it has its requested half. A share is reached at a time when,
-over the next 50 ms, it is at least nine tenths of what it should be; the truth is looked at every simulated millisecond.
+the whole card. Taken back: from the neighbour's first launch until it has the seven tenths that it requested. A share is reached
+at a time when, over the next 50 ms, it is at least nine tenths of what it should be; the truth is looked at every simulated
+millisecond.
 
 For the rest four containers have work all the time, with requests of 10, 20, 30 and 40: Jain's index is of share ÷ request, and
 the card is idle when neither a kernel nor a change of context is on it. What changes of context take is told beside it.
@@ -30,8 +31,8 @@ _ENOUGH = 0.9
 _NEVER_MS = 400.0
 """What is told where it was not reached before the phase's end."""
 _QUIET_NS = 100 * MS
-BUSY = Container("busy", "async", {"kernel_ns": MS}, request=50)
-CHANGING = Container("on and off", "phases", {"kernel_ns": MS, "on_ns": 500 * MS, "off_ns": 500 * MS}, request=50)
+BUSY = Container("busy", "async", {"kernel_ns": MS}, request=30)
+CHANGING = Container("on and off", "phases", {"kernel_ns": MS, "on_ns": 500 * MS, "off_ns": 500 * MS}, request=70)
 FOUR = [Container(f"request {request}", "async", {"kernel_ns": MS}, request=request, weight=request) for request in REQUESTS]
 
 

@@ -11,7 +11,8 @@
                 latency is from its arrival, which is set beforehand, to its end by the card's own clock (an event)
    phases       as flight for `on_ns`, then nothing for `off_ns`, and so on
 
-   Times are simulated ones, except for the real ones (CLOCK_MONOTONIC) when phases begin, which is what the machine's sampler gives as well. */
+   Times are simulated ones, except for the real ones (CLOCK_MONOTONIC) when phases begin and requests arrive, which is what the machine's
+   sampler gives as well. */
 #include "device.h"
 #include <math.h>
 #include <pthread.h>
@@ -151,6 +152,8 @@ static void requests(CUstream stream)
         if (latencies < MOST) {
             double latency = (double)ms * 1e6 - arrival_ns;
             latency_ns[latencies] = latency > 0 ? (uint64_t)latency : 0;
+            began_ns[latencies] = zero + real((uint64_t)arrival_ns);
+            count(&beginnings, 1);
             count(&latencies, 1);
         }
     }
