@@ -24,7 +24,7 @@ from benchmarks.vgpu.plots import draw
 BENCH = "idle"
 AT_ONCE = 2
 """Few: what is measured are milliseconds."""
-SETTING = Setting(dilation=4.0, warm_up_s=1.0, window_s=10.0, sample_ns=1 * MS)
+SETTING = Setting(dilation=4.0, warm_up_s=1.0, window_s=8.0, sample_ns=1 * MS)
 REQUESTS = (10, 20, 30, 40)
 _AHEAD_NS = 50 * MS
 _ENOUGH = 0.9

@@ -18,8 +18,9 @@ from benchmarks.vgpu.machines import MS, Container, Control, Outcome, Setting, p
 from benchmarks.vgpu.plots import draw
 
 BENCH = "priority"
-AT_ONCE = 4
-SETTING = Setting(dilation=2.0, warm_up_s=5.0, window_s=20.0)
+AT_ONCE = 5
+"""Of the others; the two that are compared with each other run by themselves."""
+SETTING = Setting(dilation=4.0, warm_up_s=2.0, window_s=15.0)
 HIGH = Container("high", "requests", {"kernel_ns": MS, "kernels": 5, "mean_ns": 20 * MS}, request=70, priority=10)
 LOW = Container("low", "async", {"kernel_ns": MS // 2}, request=30)
 
@@ -46,8 +47,10 @@ def rows() -> Iterable[Row]:
     rivals()
     [nothing, *_] = OTHERS
     every = [(nothing, [HIGH]), *((control, [HIGH, LOW]) for control in EVERYONE)]
+    with ThreadPoolExecutor(2) as pool:
+        alone, first = pool.map(measure, every[:2])
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        alone, *found = pool.map(measure, every)
+        found = [first, *pool.map(measure, every[2:])]
     base = p99_ms(alone)
     yield Row(BENCH, "alone", "high_p99_ms", base, "ms")
     for control, outcome in zip(EVERYONE, found, strict=True):

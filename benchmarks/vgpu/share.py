@@ -112,7 +112,8 @@ def jobs() -> list[Job]:
         for case in (CASES + CAPS if FULL else CASES if control is OURS else FEW)
     ]
     for control, parts, kernels in product(EVERYONE, SPLITS, KERNELS):
-        found.append(split_job(control, parts, kernels, settled))
+        if FULL or control in (OURS, EVERYONE[1]) or kernels == KERNELS[0]:
+            found.append(split_job(control, parts, kernels, settled))
     for slice_scale, switch_scale in COSTS:
         setting = replace(settled, slice_scale=slice_scale, switch_scale=switch_scale)
         found += [split_job(OURS, parts, KERNELS[0], setting) for parts in SPLITS]

@@ -8,7 +8,8 @@
    graph        a graph of `nodes` kernels, again and again, without waiting
    cooperative  as async, by cuLaunchCooperativeKernel
    requests     Poisson arrivals, `mean_ns` apart in the mean; each is `kernels` kernels and a wait, served one after the other. A request's
-                latency is from its arrival, which is set beforehand, to its end by the card's own clock (an event)
+                latency is from its arrival, which is set beforehand, to its end by the card's own clock (an event); what this program
+                oversleeps an arrival for want of a processor is taken off
    phases       as flight for `on_ns`, then nothing for `off_ns`, and so on
 
    Times are simulated ones, except for the real ones (CLOCK_MONOTONIC) when phases begin and requests arrive, which is what the machine's
@@ -142,7 +143,11 @@ static void requests(CUstream stream)
     OK(cuStreamSynchronize(stream));
     for (;;) {
         arrival_ns -= log(uniform(&state)) * (double)mean_ns;
-        sleep_until(zero + real((uint64_t)arrival_ns));
+        uint64_t due = zero + real((uint64_t)arrival_ns), now = monotonic_ns(), overslept = 0;
+        if (now < due) {
+            sleep_until(due);
+            overslept = monotonic_ns() - due;
+        }
         for (uint64_t i = 0; i < kernels; i++)
             launch(stream);
         OK(cuEventRecord(last, stream));
@@ -150,9 +155,9 @@ static void requests(CUstream stream)
         OK(cuEventElapsedTime(&ms, first, last));
         count(&finished, kernels);
         if (latencies < MOST) {
-            double latency = (double)ms * 1e6 - arrival_ns;
+            double latency = (double)ms * 1e6 - arrival_ns - (double)overslept * 1e6 / (double)dilation_ppm;
             latency_ns[latencies] = latency > 0 ? (uint64_t)latency : 0;
-            began_ns[latencies] = zero + real((uint64_t)arrival_ns);
+            began_ns[latencies] = due;
             count(&beginnings, 1);
             count(&latencies, 1);
         }
