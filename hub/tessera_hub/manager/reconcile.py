@@ -5,13 +5,13 @@ Orders follow from the database and the report alone, so a lost, repeated or lat
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import or_, select
+from sqlalchemy import Row, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tessera_hub.api.context import Context
@@ -29,6 +29,8 @@ from tessera_hub.tasks.reasons import reason
 
 WAITING: Final = frozenset({Phase.DISPATCHED, Phase.PENDING, Phase.STARTING})
 """Phases at a cluster before user code runs."""
+PIECE: Final = 1000
+"""Runs that one statement names."""
 
 
 @dataclass(slots=True)
@@ -62,23 +64,29 @@ async def take_report(session: AsyncSession, context: Context, cluster: Cluster,
     seen = _seen.get((id(context), cluster.id))
     if seen is None or seen.epoch != cluster.epoch:
         seen = _seen[id(context), cluster.id] = Seen(cluster.epoch)
+    stored = await _stored(session, request.runs)
     for report in request.runs:
-        await apply_phase(session, cluster, report)
+        await _apply_phase(session, cluster, report, stored.get(report.run_id))
     if not first:
         await _missing(session, context, cluster, request, seen)
     seen.runs |= {report.run_id for report in request.runs}
     return True
 
 
-async def apply_phase(session: AsyncSession, cluster: Cluster, report: RunReport) -> None:
+async def _stored(session: AsyncSession, reports: Sequence[RunReport]) -> dict[UUID, Row[Any]]:
+    """Return what is stored of the reported runs: a cluster reports all it has at each sync, and most have not changed."""
+    query = select(
+        RunRow.id, RunRow.phase, RunRow.lease_token, RunRow.cluster_id, RunRow.progress, RunRow.reasons, TaskRow.kind
+    ).join(TaskRow, TaskRow.id == RunRow.task_id)
+    found: dict[UUID, Row[Any]] = {}
+    for start in range(0, len(reports), PIECE):
+        piece = [report.run_id for report in reports[start : start + PIECE]]
+        found |= {row.id: row for row in await session.execute(query.where(RunRow.id.in_(piece)))}
+    return found
+
+
+async def _apply_phase(session: AsyncSession, cluster: Cluster, report: RunReport, found: Row[Any] | None) -> None:
     """Move a run to where its cluster says it is, if the lease is current and the step is known."""
-    found = (
-        await session.execute(
-            select(RunRow.phase, RunRow.lease_token, RunRow.cluster_id, TaskRow.kind, RunRow.progress)
-            .join(TaskRow, TaskRow.id == RunRow.task_id)
-            .where(RunRow.id == report.run_id)
-        )
-    ).first()
     if found is None or found.cluster_id != cluster.id or found.lease_token != report.lease_token:
         return
     if found.kind == TaskKind.WORKSPACE.value:
@@ -98,16 +106,15 @@ async def apply_phase(session: AsyncSession, cluster: Cluster, report: RunReport
         if done is not None and report.phase.final:
             await after_end(session, report.run_id, code=report.reason.code if report.reason else "")
     elif report.phase is before and before in WAITING:
-        await store_reason(session, report)
+        await _store_reason(session, report, found.reasons or [])
     if report.progress is not None and not before.final:
         await store_progress(session, report)
 
 
-async def store_reason(session: AsyncSession, report: RunReport) -> None:
+async def _store_reason(session: AsyncSession, report: RunReport, stored: list[dict[str, Any]]) -> None:
     """Keep why a run waits at its cluster, which changes while its phase does not."""
     new = [] if report.reason is None else [report.reason.model_dump(mode="json")]
-    stored = await session.scalar(select(RunRow.reasons).where(RunRow.id == report.run_id))
-    if new == (stored or []):
+    if new == stored:
         return
     run, task = await lock_run(session, report.run_id)
     run.reasons = new
