@@ -23,7 +23,7 @@ from benchmarks.rows import Row
 GROUPS: dict[str, tuple[str, ...]] = {
     "hub": ("benchmarks.hub.api", "benchmarks.hub.scheduling", "benchmarks.hub.journey", "benchmarks.hub.lab"),
     "vgpu": (*(f"benchmarks.vgpu.{name}" for name in ("share", "idle", "priority", "overhead", "memory", "placement")),),
-    "cluster": ("benchmarks.cluster.inventory",),
+    "cluster": ("benchmarks.cluster.inventory", "benchmarks.cluster.dispatch", "benchmarks.cluster.spawn"),
 }
 """Group → modules. ``--only`` takes a group or the last part of a module's name."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,17 +20,27 @@ PACKAGES: Final = {"helm": "helm.sh/helm/v3/cmd/helm", "dns": "./dns"}
 
 def tools() -> Path:
     """Return the folder of the programs, built if they are not there: a few minutes on two cores."""
-    files = sorted(path for path in SOURCES.rglob("*") if path.is_file())
-    sources = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
-    target = cache() / "tools" / f"{platform.machine()}-{sources}"
+    return built(SOURCES, PACKAGES)
+
+
+def built(sources: Path, packages: Mapping[str, str]) -> Path:
+    """Return the folder of programs made of a Go module's packages, built if they are not there.
+
+    Args:
+        sources: the module's folder.
+        packages: program → package.
+    """
+    files = sorted(path for path in sources.rglob("*") if path.is_file())
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    target = cache() / "tools" / f"{platform.machine()}-{digest}"
     with making(target) as draft:
         if draft is not None:
             began = time.monotonic()
-            say("building helm and the name server; this takes some minutes, once")
+            say(f"building {' and '.join(packages)}; this takes some minutes, once")
             draft.mkdir()
-            for name, package in PACKAGES.items():
+            for name, package in packages.items():
                 go = [program("go"), "build", "-trimpath", "-ldflags", "-s -w", "-o", str(draft / name), package]
-                checked(["nice", "-n", "19", *go], env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}, cwd=SOURCES)
+                checked(["nice", "-n", "19", *go], env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}, cwd=sources)
             say(f"built them in {time.monotonic() - began:.0f} s")
     return target
 

@@ -38,6 +38,8 @@ GATEWAY: Final = "10.244.77.1"
 PODS: Final = "10.244.77.0/24"
 SERVICES: Final = "10.244.78.0/24"
 CGROUP: Final = "tessera-cluster"
+RATES: Final = ("--kube-api-qps=1000", "--kube-api-burst=2000")
+"""What controllers and scheduler may ask of the API server per second; by default they hold back to some tens."""
 CGROUPS: Final = Path("/sys/fs/cgroup")
 USERS: Final = {
     "admin": ("admin", "system:masters"),
@@ -275,6 +277,11 @@ class Machine:
             "--max-requests-inflight=1000",
         )
         _wait("the API server", self.answers, 60, self.logs / "apiserver.log")
+        self.start_controllers()
+
+    def start_controllers(self, *more: str) -> None:
+        """Start controllers and scheduler; *more* are further arguments of the controllers."""
+        pki = self.home / "pki"
         self._start_program(
             "controllers",
             "kube-controller-manager",
@@ -284,10 +291,11 @@ class Machine:
             "--use-service-account-credentials",
             "--secure-port=0",
             "--leader-elect=false",
+            *RATES,
+            *more,
         )
-        self._start_program(
-            "scheduler", "kube-scheduler", f"--kubeconfig={pki}/scheduler.kubeconfig", "--secure-port=0", "--leader-elect=false"
-        )
+        scheduler = ["--secure-port=0", "--leader-elect=false", *RATES]
+        self._start_program("scheduler", "kube-scheduler", f"--kubeconfig={pki}/scheduler.kubeconfig", *scheduler)
 
     def _containerd(self, images: list[Path]) -> None:
         configuration = f"""version = 2
