@@ -1550,6 +1550,8 @@ export interface components {
         };
         /** Progress */
         Progress: {
+            /** Address */
+            address?: string | null;
             /**
              * Cells Done
              * @default 0
@@ -2155,6 +2157,8 @@ export interface components {
             };
             /** Policy */
             policy?: string | null;
+            /** Port */
+            port?: number | null;
             /**
              * Preemptible
              * @default false
@@ -2258,6 +2262,8 @@ export interface components {
             };
             /** Policy */
             policy?: string | null;
+            /** Port */
+            port?: number | null;
             /**
              * Preemptible
              * @default false

@@ -34,7 +34,6 @@ from tessera_hub.tasks.submission import (
     check_repeat,
     destination,
     made_by_keys,
-    refuse_unsupported,
     requested,
     specification_hash,
 )
@@ -82,7 +81,6 @@ def problem_of(error: SubmissionError, contact: str = "") -> Problem:
             _("There is no cluster {name}.", name=d.get("cluster")),
             _("Name one of: {names}.", names=_names(d.get("clusters"))),
         ),
-        "kind.unsupported": (422, _("Tasks of kind {kind} cannot be run by any connected cluster.", kind=d.get("kind")), ""),
         "inputs.too_large": (
             413,
             _(
@@ -170,7 +168,6 @@ class _Checks:
             Problem: it can never start.
         """
         refuse_recurring(spec)
-        refuse_unsupported(spec)
         where = self._places.get((spec.tenant, spec.queue))
         if where is None:
             where = await destination(self._session, spec, self._caller.tenants)
@@ -321,7 +318,6 @@ async def examine(context: Context, caller: Caller, spec: TaskDraft, seconds: in
         Problem: tenant, queue, environment or cluster do not exist.
     """
     try:
-        refuse_unsupported(spec)
         async with context.store.read() as session:
             where = await destination(session, spec, caller.tenants)
             admission = await Admission.current(context.store, session, where)

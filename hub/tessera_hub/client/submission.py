@@ -52,8 +52,11 @@ class TaskOptions(TypedDict, total=False):
     """Equal parts of a script, each with the resources above on a node of its own or beside another; 1 by default."""
     framework: Framework
     """Whose variables the parts read to find each other: ``pytorch``, ``tensorflow``, ``mpi``; ``none`` by default."""
-    kind: Literal["script", "training", "finetune"]
-    """What lists call a script; a notebook is always one."""
+    kind: Literal["script", "training", "finetune", "service"]
+    """What lists call a script; a notebook is always one. A service runs until it is stopped, and other tasks of the tenant reach
+    it at ``task.progress.address``."""
+    port: int
+    """Where a service listens, told to it as ``TESSERA_PORT``; 8080 by default."""
     tenant: str
     queue: str
     cluster: str | Sequence[str]
@@ -117,7 +120,18 @@ def specification(entry: str, options: TaskOptions, inputs: Inputs | None = None
     }
     if (at := options.get("at")) is not None:
         wanted["schedule"] = {"at": _moment(at)}
-    for same in ("tenant", "queue", "environment", "kernel", "priority", "preemptible", "policy", "framework", "output_folder"):
+    for same in (
+        "tenant",
+        "queue",
+        "environment",
+        "kernel",
+        "port",
+        "priority",
+        "preemptible",
+        "policy",
+        "framework",
+        "output_folder",
+    ):
         if (value := options.get(same)) is not None:
             wanted[same] = value
     for name, mapping in (("variables", options.get("variables")), ("labels", options.get("labels"))):

@@ -147,4 +147,6 @@ def situation(task: Task) -> str:
         return _("Position {position} in the queue", position=task.position.position)
     if cells := progress(task.progress):
         return _("Cell {cells}", cells=cells)
+    if task.progress.address and not task.phase.final:
+        return _("Answers at {address}", address=task.progress.address)
     return ""

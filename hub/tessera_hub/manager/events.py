@@ -13,7 +13,7 @@ from tessera_billing.ledger import record
 from tessera_hub.manager.notes import take_note, with_notes
 from tessera_hub.manager.reconcile import store_progress
 from tessera_hub.schemas.protocol import MeteringAnswer, MeteringRequest, RunEvent, RunReport
-from tessera_hub.schemas.tasks import Phase
+from tessera_hub.schemas.tasks import Phase, TaskKind
 from tessera_hub.store.tables import Cluster, Queue, RunRow, TaskEventRow, TaskRow, Tenant
 from tessera_hub.tasks.control import after_end
 from tessera_hub.tasks.machine import FOLLOWS, transition
@@ -95,9 +95,13 @@ async def meter(session: AsyncSession, cluster: Cluster, request: MeteringReques
     events: list[MeterEvent] = []
     for event in request.events:
         found = owners.get(event.run_id)
-        if found is None or found[1] not in (None, event.subject):
+        if found is None:
             continue
-        _run_id, _claimed, task, tenant, queue = found
+        _run_id, claimed, task, tenant, queue = found
+        # A service claims once, and each of its pods is a subject below the one that did.
+        whole = event.subject.partition("/")[0] if task.kind == TaskKind.SERVICE.value else event.subject
+        if claimed not in (None, whole):
+            continue
         events.append(
             MeterEvent(
                 cluster=cluster.name,

@@ -305,7 +305,7 @@ class Follower:
         events = [
             MeterReport(
                 run_id=run.run_id,
-                subject=run.uid,
+                subject=fact.subject or run.uid,
                 action=fact.action,
                 effective_at=fact.effective_at,
                 observed_at=fact.observed_at,

@@ -37,6 +37,8 @@ def cluster_excludes(shape: Shape, tenant_id: str, cluster: ClusterState) -> Rea
         return because(Code.NO_ENVIRONMENT)
     if cluster.id in shape.excluded_clusters:
         return because(Code.GAVE_BACK)
+    if shape.service and "services" not in cluster.capabilities:
+        return because(Code.NO_SERVICES)
     if shape.replicas > 1 and "gang" not in cluster.capabilities:
         return because(Code.NO_GANG)
     return None

@@ -29,6 +29,7 @@ class Code(Enum):
     TOO_LARGE = (1, "never.too_large", True)
     GANG_TOO_LARGE = (1, "never.gang_too_large", True)
     NO_GANG = (1, "never.no_gang", True)
+    NO_SERVICES = (1, "never.no_services", True)
     NO_PARTITION = (1, "never.no_partition", True)
     NO_CARD_MODE = (1, "never.no_card_mode", True)
     NO_CARD_CLASS = (1, "never.no_card_class", True)

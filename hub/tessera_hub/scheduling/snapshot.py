@@ -208,6 +208,7 @@ class Shape:
 
     Attributes:
         workspace: an interactive session, for clusters with ``workspaces`` only.
+        service: runs until it is stopped, for clusters with the capability ``services`` only.
         allowed_clusters: None means each.
         environment: name of the environment that a cluster must have; None: none is needed.
         excluded_clusters: places it was given back from.
@@ -218,13 +219,14 @@ class Shape:
     allowed_clusters: frozenset[str] | None = None
     environment: str | None = None
     excluded_clusters: frozenset[str] = frozenset()
+    service: bool = False
 
     @cached_property
     def digest(self) -> str:
         """A stable name of the shape (16 hex digits), the same in each process."""
         parts = [repr((r.name, r.replicas, r.cpu, r.memory, _card_words(r.cards))) for r in self.roles]
         sets = (self.allowed_clusters, self.excluded_clusters)
-        parts += [repr((self.workspace, self.environment)), *(repr(None if s is None else sorted(s)) for s in sets)]
+        parts += [repr((self.workspace, self.service, self.environment)), *(repr(None if s is None else sorted(s)) for s in sets)]
         return blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
     @cached_property

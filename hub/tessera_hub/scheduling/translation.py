@@ -237,6 +237,7 @@ def shape_of_parts(
             for role in roles
         ),
         workspace=kind is TaskKind.WORKSPACE,
+        service=kind is TaskKind.SERVICE,
         allowed_clusters=None if clusters is None else frozenset(cluster_ids.get(name, name) for name in clusters),
         environment=environment,
         excluded_clusters=frozenset(excluded),

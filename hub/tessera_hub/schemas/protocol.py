@@ -37,7 +37,7 @@ class SessionRequest(Strict):
     """Random per process, for the audit only."""
     driver: str
     capabilities: list[str]
-    """Of ``cards gang suspend preempt fraction logs queues shared_storage workspaces``."""
+    """Of ``cards gang suspend preempt fraction logs queues shared_storage workspaces services``."""
 
 
 class SessionAnswer(Strict):

@@ -34,6 +34,8 @@ class TaskKind(StrEnum):
 
 SCRIPT_KINDS: Final = frozenset({TaskKind.SCRIPT, TaskKind.TRAINING, TaskKind.FINETUNE})
 """What runs a program from its start to its end; they differ in what people call them, for lists and bills."""
+DEFAULT_PORT: Final = 8080
+"""Where a service listens that names no port."""
 
 
 class Phase(StrEnum):
@@ -184,6 +186,8 @@ class TaskDraft(Strict):
     """Path of the notebook or script inside the inputs."""
     kernel: str | None = None
     """Kernel name of a notebook; None: the one in its metadata."""
+    port: Annotated[int, Field(ge=1024, le=65535)] | None = None
+    """Where a service listens, told to it as ``TESSERA_PORT``; None: 8080."""
     parameters: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], JsonValue] = Field(
         default_factory=dict, max_length=200
     )
@@ -224,6 +228,10 @@ class TaskDraft(Strict):
             raise ValueError(_("roles: a name occurs twice"))
         if any(r.minimum is not None and r.minimum > r.replicas for r in self.roles):
             raise ValueError(_("roles: minimum is above replicas"))
+        if self.kind is TaskKind.SERVICE and sum(r.replicas for r in self.roles) != 1:
+            raise ValueError(_("roles: a service has one part"))
+        if self.port is not None and self.kind is not TaskKind.SERVICE:
+            raise ValueError(_("port: only a service listens"))
         return self
 
 
@@ -234,7 +242,7 @@ class TaskSpec(TaskDraft):
     def _entry(self) -> Self:
         if self.entry is not None:
             safe_relative_path(self.entry)
-        if self.kind in (TaskKind.NOTEBOOK, *SCRIPT_KINDS) and not self.entry:
+        if self.kind is not TaskKind.WORKSPACE and not self.entry:
             raise ValueError(_("entry: name the notebook or script to run"))
         if self.kind is TaskKind.NOTEBOOK and self.entry and not self.entry.endswith(".ipynb"):
             raise ValueError(_("entry: a notebook's name ends with .ipynb; use kind 'script' for other files"))
@@ -257,6 +265,8 @@ class Progress(Strict):
     cells_total: int | None = None
     current_cell: int | None = None
     note: str = ""
+    address: str | None = None
+    """Where a service answers, ``host:port``, for the tenant's own tasks on its cluster; None: not a service."""
 
 
 class Run(Strict):

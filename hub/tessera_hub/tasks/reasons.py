@@ -44,6 +44,7 @@ REASONS: Final[dict[str, tuple[Tier, str]]] = {
     "never.no_card_mode": (Tier.NEVER_FITS, _("No connected cluster hands its cards out in this way.")),
     "never.no_partition": (Tier.NEVER_FITS, _("No connected cluster divides its cards into partitions of exactly this size.")),
     "never.no_gang": (Tier.NEVER_FITS, _("No connected cluster can start several parts together.")),
+    "never.no_services": (Tier.NEVER_FITS, _("No connected cluster keeps a service running.")),
     "never.too_large": (Tier.NEVER_FITS, _("No node of any cluster is large enough.")),
     "never.gang_too_large": (Tier.NEVER_FITS, _("No cluster is large enough to start all parts together.")),
     "never.time_limit": (Tier.NEVER_FITS, _("The cluster lets no run last as long as this asks for.")),

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tessera_hub.quota.tenants import DEFAULT_QUEUE
 from tessera_hub.schemas.resources import CardRequest, ResourceVector
-from tessera_hub.schemas.tasks import SCRIPT_KINDS, TaskDraft, TaskKind, TaskSpec
+from tessera_hub.schemas.tasks import TaskDraft, TaskSpec
 from tessera_hub.store.tables import Blob, Queue, TaskRow
 
 
@@ -141,13 +141,3 @@ def check_repeat(task: TaskRow, digest: str) -> None:
     """
     if task.idempotency_hash != digest:
         raise SubmissionError("idempotency.mismatch", task_id=str(task.id))
-
-
-def refuse_unsupported(spec: TaskDraft) -> None:
-    """Refuse what no driver of this version runs, instead of queueing it for ever.
-
-    Raises:
-        SubmissionError: ``kind.unsupported``.
-    """
-    if spec.kind not in (TaskKind.NOTEBOOK, *SCRIPT_KINDS, TaskKind.WORKSPACE):
-        raise SubmissionError("kind.unsupported", kind=spec.kind.value)

@@ -85,7 +85,10 @@ def test_pages_of_the_list_hold_every_task_once(ada: httpx.Client, spec: dict[st
     [
         ({"queue": "nowhere"}, 422, "queue.unknown"),
         ({"tenant": "blue"}, 403, "tenant.unknown"),
-        ({"kind": "service", "entry": None}, 422, "kind.unsupported"),
+        ({"kind": "service", "entry": None}, 422, "request.invalid"),
+        ({"kind": "service", "roles": [{"replicas": 2}]}, 422, "request.invalid"),
+        ({"kind": "service", "port": 80}, 422, "request.invalid"),
+        ({"port": 8080}, 422, "request.invalid"),
         ({"kind": "training", "entry": None}, 422, "request.invalid"),
         ({"entry": "../../etc/passwd"}, 422, "request.invalid"),
         ({"entry": "missing.py"}, 422, "request.invalid"),

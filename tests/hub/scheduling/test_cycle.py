@@ -133,6 +133,8 @@ def test_cluster_conditions_back_pressure_and_permissions_are_told_apart() -> No
     assert "cluster.not_allowed" in why(cluster("c", pool([node(2)], tenants=frozenset({"other"}))))
     assert why(cluster("c", gpu), shape(1, environment="torch"))[0] == "environment.unknown"
     assert "cluster.gave_back" in why(cluster("c", gpu), shape(1, excluded_clusters=frozenset({"c"})))
+    assert "never.no_services" in why(cluster("c", gpu, capabilities=frozenset({"gang"})), shape(1, service=True))
+    assert why(cluster("c", gpu, capabilities=frozenset({"services"})), shape(1, service=True)) == []
     assert "never.no_gang" in why(cluster("c", gpu, capabilities=frozenset()), shape(1, replicas=2))
 
 

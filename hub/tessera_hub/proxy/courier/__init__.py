@@ -8,5 +8,7 @@ parts that share a folder and nothing else:
 * ``deliver`` sends log, notebook, files and checkpoint with the run's own token, which user code never sees, and leaves the
   record of the end where the engine keeps it.
 
+The program of a service is started by ``serve`` in place of ``launch``: again and again, as often as the engine starts it.
+
 Where an engine gives a run one container only, ``single`` does all three there, as root, with user code as another user.
 """

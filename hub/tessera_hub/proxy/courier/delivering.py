@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from tessera_hub.proxy.courier.calls import RefusedError, Service, UnreachableError, patiently
 from tessera_hub.proxy.courier.company import own_rank
-from tessera_hub.proxy.courier.places import Places, files_below, is_safe, open_owned, read_document
+from tessera_hub.proxy.courier.places import Places, files_below, is_safe, open_owned, read_document, write_atomic
 from tessera_hub.proxy.courier.settings import Settings
 
 LOG_PIECE: Final = 1 << 20
@@ -35,6 +35,9 @@ def deliver(places: Places, settings: Settings, report: Path) -> int:
     courier = Courier(places, settings)
     signal.signal(signal.SIGTERM, lambda *_: courier.ask_to_end())
     courier.follow()
+    if settings.service:
+        courier.finish_logs()
+        return 0
     courier.finish()
     report.write_text(courier.report())
     return 0
@@ -100,7 +103,7 @@ class Courier:
     def _over(self) -> bool:
         if self._over_by is not None:
             return self._over_by()
-        if not self.places.started.exists():
+        if not self.places.started.exists() or (self.settings.service and not self.asked):
             return self.asked
         try:
             lock = os.open(self.places.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -137,20 +140,30 @@ class Courier:
             if descriptor is None:
                 continue
             try:
-                offset = self.offsets.get(stream)
+                offset, base = self.offsets.get(stream), self._base(stream)
                 if offset is None:
-                    offset = self.service.put_log(stream, 0, b"")
+                    offset = max(self.service.put_log(stream, base, b"") - base, 0)
                 while data := os.pread(descriptor, LOG_PIECE, offset):
-                    end = self.service.put_log(stream, offset, data)
+                    end = self.service.put_log(stream, base + offset, data) - base
                     if end <= offset:
                         self.full.add(stream)
                         if stream != "progress":
-                            self.notes["output.truncated"] = {"where": "service", "limit_bytes": end}
+                            self.notes["output.truncated"] = {"where": "service", "limit_bytes": base + end}
                         break
                     offset = min(end, offset + len(data))
                 self.offsets[stream] = offset
             finally:
                 os.close(descriptor)
+
+    def _base(self, stream: str) -> int:
+        """Where our part of a stream begins: that of a service goes on where its former pod ended."""
+        if not self.settings.service:
+            return 0
+        known = self.places.control / f"{stream}.base.json"
+        if (found := self._read(known)) is None:
+            found = {"base": self.service.put_log(stream, 0, b"")}
+            write_atomic(known, found)
+        return int(found["base"])
 
     def _send_notebook(self, *, last: bool) -> None:
         now = time.monotonic()
@@ -186,6 +199,12 @@ class Courier:
         self._last(self._send_files)
         for code, detail in notes_of(self.places.run / "progress.jsonl", self.places.owner):
             self.notes.setdefault(code, detail)
+
+    def finish_logs(self) -> None:
+        """Send what a service printed last; it has no files to bring."""
+        if self.places.started.exists():
+            self._tell(False)
+            self._last(self._send_logs)
 
     def _last(self, send: Callable[[], None]) -> None:
         deadline = time.monotonic() + self.settings.room_seconds

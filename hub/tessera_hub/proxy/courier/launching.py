@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ OUTPUT_SLACK_BYTES: Final = 1 << 20
 DEFAULT_OUTPUT_BYTES: Final = 64 << 20
 PIECE: Final = 1 << 16
 PR_SET_CHILD_SUBREAPER: Final = 36
+_OF_ONE_START: Final = ("exit.json", "stop.json", "preempt-notice")
+"""What runner and launcher leave of a start, in the run's folder."""
 PR_SET_NO_NEW_PRIVS: Final = 38
 
 
@@ -61,6 +64,21 @@ def launch(places: Places, runner: Path, order: Path, several: Several | None = 
     lock = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     return Launcher(places, order).run([sys.executable, "-I", str(runner), str(places.run)], several)
+
+
+def serve(places: Places, runner: Path, order: Path) -> int:
+    """Run the runner of a service to its end and return its status; the engine starts us again, and what was left is removed."""
+    lock = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    places.started.touch(mode=0o600)
+    for left in (places.suspended, *(places.run / name for name in _OF_ONE_START)):
+        with contextlib.suppress(FileNotFoundError):
+            left.unlink()
+    shutil.rmtree(places.run / "claim", ignore_errors=True)
+    launcher = Launcher(places, order)
+    with contextlib.suppress(OSError):  # the output of all starts together has the room of one
+        launcher.room -= (places.control / "output.log").stat().st_size
+    return launcher.run([sys.executable, "-I", str(runner), str(places.run)])
 
 
 def confine() -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from tessera_hub.proxy.courier.delivering import deliver
-from tessera_hub.proxy.courier.launching import Several, launch
+from tessera_hub.proxy.courier.launching import Several, launch, serve
 from tessera_hub.proxy.courier.places import Places
 from tessera_hub.proxy.courier.preparing import prepare
 from tessera_hub.proxy.courier.settings import Settings
@@ -16,9 +16,9 @@ from tessera_hub.proxy.courier.single import single
 def main(arguments: list[str]) -> int:
     """Do one part and return the status to exit with."""
     parser = argparse.ArgumentParser(prog="courier", description="Take a run's bytes to and from the service.")
-    parser.add_argument("part", choices=("prepare", "launch", "deliver", "single"))
+    parser.add_argument("part", choices=("prepare", "launch", "serve", "deliver", "single"))
     parser.add_argument("--root", type=Path, required=True, help="folder that the parts share")
-    parser.add_argument("--settings", type=Path, help="what to do, with the run's token; not for launch")
+    parser.add_argument("--settings", type=Path, help="what to do, with the run's token; not for launch and serve")
     parser.add_argument("--claimant", default="", help="who claims the run: unique for each start of it")
     parser.add_argument("--runner", type=Path, help="the runner's zip file")
     parser.add_argument("--order", type=Path, help="file with the Proxy's present order")
@@ -33,6 +33,8 @@ def main(arguments: list[str]) -> int:
         return launch(
             places, given.runner, given.order, Several.of(given.company, given.uid, given.framework), confined=given.confined
         )
+    if given.part == "serve":
+        return serve(places, given.runner, given.order)
     settings = Settings.read(given.settings)
     if given.part == "single":
         return single(Places(given.root, settings.user), settings, given.settings, given.claimant, given.runner)

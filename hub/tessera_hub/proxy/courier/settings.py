@@ -21,6 +21,7 @@ class Settings:
         room_seconds: how long ``deliver`` waits for room on the service's full disk.
         interval_seconds: between two looks at what is to be sent.
         parts: pods of the run.
+        service: the program runs again whenever it has ended, also in a later pod, until the run is ended.
         live: folder that the run works in, instead of a copy of inputs; there in the container of user code only.
         order_url, told_url: signed addresses of the Proxy's words to a run that is all in one container, and of its own.
         poll_seconds: between two looks at the Proxy's words.
@@ -42,6 +43,7 @@ class Settings:
     room_seconds: float = 180.0
     interval_seconds: float = 0.5
     parts: int = 1
+    service: bool = False
     live: str = ""
     order_url: str = ""
     told_url: str = ""

@@ -59,13 +59,18 @@ class DriverError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MeterFact:
-    """Something the engine knows about what a run held, by the engine's own clock in UTC seconds."""
+    """Something the engine knows about what a run held, by the engine's own clock in UTC seconds.
+
+    Attributes:
+        subject: what held it, of a run that is several things one after the other: ``<uid of the run>/<its own>``; None: the run.
+    """
 
     action: MeterAction
     effective_at: int
     observed_at: int
     spec: ResourceVector = field(default_factory=dict)
     evidence: Evidence = "engine"
+    subject: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ class Driver(ABC):
     @property
     @abstractmethod
     def capabilities(self) -> frozenset[str]:
-        """Of ``cards gang suspend preempt fraction logs queues shared_storage workspaces``."""
+        """Of ``cards gang suspend preempt fraction logs queues shared_storage workspaces services``."""
 
     @abstractmethod
     async def start(self, source_of: Callable[[Lease], InputSource]) -> None:

@@ -52,6 +52,7 @@ def courier_document(lease: Lease, service_url: str, output_bytes: int) -> dict[
         "checkpoint": [file.model_dump(mode="json") for file in lease.checkpoint],
         "run": run_document(lease, output_bytes),
         "parts": spec.roles[0].replicas,
+        "service": spec.kind is TaskKind.SERVICE,
     }
 
 

@@ -123,7 +123,8 @@ def run_document(lease: Lease, output_bytes: int) -> dict[str, Any]:
         "parameters": spec.parameters,
         "kernel": spec.kernel,
         "limits": {
-            "max_seconds": spec.lifecycle.max_run_seconds,
+            # The runner counts from its own start, and that of a service is one of many.
+            "max_seconds": None if spec.kind is TaskKind.SERVICE else spec.lifecycle.max_run_seconds,
             "memory_mib": role.resources.memory_mib,
             "output_bytes": output_bytes,
         },

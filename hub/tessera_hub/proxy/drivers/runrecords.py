@@ -60,7 +60,7 @@ def end_document(end: End) -> dict[str, Any]:
         "reason": None if run.reason is None else run.reason.model_dump(mode="json"),
         "exit_code": run.exit_code,
         "progress": None if run.progress is None else run.progress.model_dump(mode="json"),
-        "meter": [[f.action, f.effective_at, f.observed_at, f.spec, f.evidence] for f in run.meter],
+        "meter": [[f.action, f.effective_at, f.observed_at, f.spec, f.evidence, f.subject] for f in run.meter],
         "notes": dict(end.notes),
         "checkpoint": end.checkpoint,
         "delivered": end.delivered,
@@ -70,8 +70,8 @@ def end_document(end: End) -> dict[str, Any]:
 def read_end(lease: Lease, document: Mapping[str, Any]) -> End:
     """Return the end of a run as it was written down."""
     facts = tuple(
-        MeterFact(cast("MeterAction", action), effective, observed, dict(spec), cast("Evidence", evidence))
-        for action, effective, observed, spec, evidence in document["meter"]
+        MeterFact(cast("MeterAction", action), effective, observed, dict(spec), cast("Evidence", evidence), *subject)
+        for action, effective, observed, spec, evidence, *subject in document["meter"]
     )
     run = NativeRun(
         run_id=lease.run_id,

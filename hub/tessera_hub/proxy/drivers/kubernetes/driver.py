@@ -22,7 +22,7 @@ from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, In
 from tessera_hub.proxy.drivers.couriers import runner_bytes
 from tessera_hub.proxy.drivers.kubernetes import objects
 from tessera_hub.proxy.drivers.kubernetes.cards import Device, node_selection, resources_of
-from tessera_hub.proxy.drivers.kubernetes.checking import check_lease
+from tessera_hub.proxy.drivers.kubernetes.checking import check_lease, never_started, of_api_error
 from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, has_shares
 from tessera_hub.proxy.drivers.kubernetes.kubelets import Kubelets
@@ -31,15 +31,15 @@ from tessera_hub.proxy.drivers.kubernetes.options import ORDER, RUN, SITE, Kuber
 from tessera_hub.proxy.drivers.kubernetes.permissions import system_namespace
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
 from tessera_hub.proxy.drivers.kubernetes.ranks import living
-from tessera_hub.proxy.drivers.kubernetes.reasons import waits_for_queue
 from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, Record, parsed
+from tessera_hub.proxy.drivers.kubernetes.serving import make_service
 from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace, own_subject
 from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender, in_thread, pods_of
 from tessera_hub.proxy.drivers.kubernetes.usage import UsageReader
 from tessera_hub.proxy.drivers.outcome import reason_of
-from tessera_hub.proxy.drivers.runrecords import End, Order
+from tessera_hub.proxy.drivers.runrecords import Order
 from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
-from tessera_hub.schemas.tasks import Phase
+from tessera_hub.schemas.tasks import Phase, TaskKind
 from volcano_client.collection import Collection
 from volcano_client.errors import ClusterApiError
 from volcano_client.features import Features, detect
@@ -87,7 +87,7 @@ class KubernetesDriver(Driver):
     @property
     def capabilities(self) -> frozenset[str]:
         """What the cluster can do now."""
-        found = {"suspend", "preempt", "logs"}
+        found = {"suspend", "preempt", "logs", "services"}
         pools = self.picture.pools()
         if any(pool.card_class for pool in pools):
             found.add("cards")
@@ -153,7 +153,7 @@ class KubernetesDriver(Driver):
             try:
                 await self._make_job(entry)
             except DriverError as error:
-                await self.tender.conclude(entry, _never_started(record, error))
+                await self.tender.conclude(entry, never_started(record, error))
 
     def _enter(self, record: Record) -> Entry:
         shown = record.end.run if record.end is not None else living(record, self.tender.seen(record))
@@ -206,7 +206,7 @@ class KubernetesDriver(Driver):
             )
             record = parsed(secret)
         except (ClusterApiError, ValueError) as error:
-            raise _of_api_error(error) from error
+            raise of_api_error(error) from error
         if record.lease.lease_token != lease.lease_token:
             raise DriverError("cluster.back_pressure", "an older lease of this run is still here", give_back=True)
         entry = self._enter(record)
@@ -228,7 +228,7 @@ class KubernetesDriver(Driver):
         image = self.options.environments.get(lease.spec.environment)
         if image is None:
             raise DriverError("environment.unknown", f"no environment {lease.spec.environment}")
-        scheduler = "volcano" if self.uses_volcano else None
+        scheduler = "volcano" if self.uses_volcano and lease.spec.kind is not TaskKind.SERVICE else None
         return objects.pod_template(lease, self.options, image, self._code_name, cards, affinity, scheduler=scheduler)
 
     def _devices(self) -> list[Device]:
@@ -270,11 +270,14 @@ class KubernetesDriver(Driver):
             if record.size > 1 and not self.uses_volcano:  # Volcano makes its own
                 names = objects.peers_service(record.lease, self.options, secret)
                 await in_thread(lambda: Collection(self.transport, objects.SERVICES).create_or_get(names))
-            made, _new = await in_thread(lambda: Collection(self.transport, kind).create_or_get(document))
-            self.picture.put_job(kind, made)
+            if record.is_service:
+                made = await in_thread(lambda: make_service(self.transport, record, self.options, template))
+            else:
+                made, _new = await in_thread(lambda: Collection(self.transport, kind).create_or_get(document))
+                self.picture.put_job(kind, made)
             await self.tender.note(entry, {JOB: made["metadata"]["uid"]}, job_uid=made["metadata"]["uid"])
         except (ClusterApiError, ValueError) as error:
-            raise _of_api_error(error) from error
+            raise of_api_error(error) from error
         self._changed.set()
 
     # --- orders ---------------------------------------------------------------------------------------------------
@@ -383,18 +386,3 @@ class KubernetesDriver(Driver):
     async def apply_queues(self, desired: Sequence[DesiredQueue]) -> None:
         """Mirror them as Volcano's queues."""
         await self.mirror.apply(desired)
-
-
-def _of_api_error(error: ClusterApiError | ValueError) -> DriverError:
-    if isinstance(error, ClusterApiError) and (error.unreachable or error.status == 409):
-        return DriverError("cluster.unreachable", f"the API server does not take it now: {error}", give_back=True)
-    if isinstance(error, ClusterApiError) and waits_for_queue(error.message):
-        return DriverError("cluster.back_pressure", error.message[:1000], give_back=True)
-    return DriverError("cluster.start_failed", str(error)[:1000])
-
-
-def _never_started(record: Record, error: DriverError) -> End:
-    phase = Phase.QUEUED if error.give_back else Phase.FAILED
-    at = datetime.now(UTC).replace(microsecond=0)
-    uid = record.job_uid or record.uid
-    return End(NativeRun(record.lease.run_id, record.lease, phase, uid, at, reason=error.reason), delivered=False)

@@ -50,6 +50,7 @@ def tenant_rules() -> list[dict[str, Any]]:
     """What it may do in a tenant's namespace."""
     return [
         {"apiGroups": ["batch", "batch.volcano.sh"], "resources": ["jobs"], "verbs": ["create", "delete"]},
+        {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "create", "delete"]},
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch", "delete"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "create", "patch", "delete"]},

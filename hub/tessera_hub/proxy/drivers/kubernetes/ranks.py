@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tessera_hub.proxy.drivers.base import Evidence, MeterFact, NativeRun
 from tessera_hub.proxy.drivers.couriers import fact, meter_since
-from tessera_hub.proxy.drivers.kubernetes import standing
+from tessera_hub.proxy.drivers.kubernetes import services, standing
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, RECORD
 from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.kubernetes.standing import Document, Seen
@@ -115,6 +115,8 @@ def held_up_by(record: Record, seen: Seen) -> Document | None:
 
 def living(record: Record, seen: Seen) -> NativeRun:
     """Return the run as it goes on."""
+    if record.is_service:
+        return services.living(record, seen)
     if record.size == 1:
         return standing.living(record, seen)
     uid = record.job_uid or record.uid

@@ -2,25 +2,39 @@
 
 ``tessera.io/order``: the order to end it; ``tessera.io/suspends``: when it was stopped and continued; ``tessera.io/job``: the uid
 of its job, so that one which is gone was taken away and not never made; ``tessera.io/gave-back``: why we ended it before it
-began, to be placed anew; ``tessera.io/end``: how it ended, which stays when Kubernetes has forgotten the pod.
+began, to be placed anew; ``tessera.io/served``: when the pods of a service began and ended; ``tessera.io/end``: how it ended,
+which stays when Kubernetes has forgotten the pod.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 
+from tessera_hub.proxy.drivers.base import Evidence, MeterAction
 from tessera_hub.proxy.drivers.kubernetes.objects import lease_of
 from tessera_hub.proxy.drivers.kubernetes.options import END, ORDER
 from tessera_hub.proxy.drivers.runrecords import End, Order, moment, read_end
 from tessera_hub.schemas.protocol import Lease
+from tessera_hub.schemas.tasks import TaskKind
 
 SUSPENDS: Final = "tessera.io/suspends"
 JOB: Final = "tessera.io/job"
 GAVE_BACK: Final = "tessera.io/gave-back"
+SERVED: Final = "tessera.io/served"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A fact of metering of one pod of a service."""
+
+    action: MeterAction
+    pod: str
+    at: datetime
+    evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +52,18 @@ class Record:
     end: End | None = None
     gave_back: str | None = None
     """Why we ended it before it began, so that it may be placed anew."""
+    served: tuple[Served, ...] = ()
+    """Of a service, in the order in which it was seen; only ever added to."""
 
     @property
     def size(self) -> int:
         """Pods of the run."""
         return 1 if self.lease.managed_by == "spawner" else self.lease.spec.roles[0].replicas
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it runs until it is stopped."""
+        return self.lease.spec.kind is TaskKind.SERVICE and self.lease.managed_by == "proxy"
 
     @property
     def is_suspended(self) -> bool:
@@ -73,8 +94,27 @@ def parsed(secret: Mapping[str, Any]) -> Record:
             found = replace(found, order=Order.read(json.loads(text)))
         if text := annotations.get(SUSPENDS):
             found = replace(found, suspends=tuple((str(state), moment(at)) for state, at in json.loads(text)))
+        if text := annotations.get(SERVED):
+            found = replace(found, served=served_of(text))
         if text := annotations.get(END):
             found = replace(found, end=read_end(lease, json.loads(text)))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{found.name}: {error!r}") from error
     return found
+
+
+def served_text(served: Sequence[Served]) -> str:
+    """Return the facts as they are written down."""
+    return json.dumps([[one.action, one.pod, int(one.at.timestamp()), one.evidence] for one in served])
+
+
+def served_of(text: str) -> tuple[Served, ...]:
+    """Read them.
+
+    Raises:
+        ValueError, TypeError: they are none.
+    """
+    return tuple(
+        Served(cast("MeterAction", action), str(pod), datetime.fromtimestamp(at, UTC), cast("Evidence", evidence))
+        for action, pod, at, evidence in json.loads(text)
+    )

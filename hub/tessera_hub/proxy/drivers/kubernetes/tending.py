@@ -16,12 +16,12 @@ import structlog
 from tessera_hub.proxy.drivers.base import NativeRun
 from tessera_hub.proxy.drivers.couriers import progress_of
 from tessera_hub.proxy.drivers.foreign import read_foreign
-from tessera_hub.proxy.drivers.kubernetes import objects, ranks
-from tessera_hub.proxy.drivers.kubernetes.lostnodes import as_it_stands
+from tessera_hub.proxy.drivers.kubernetes import lostnodes, objects, ranks
 from tessera_hub.proxy.drivers.kubernetes.objects import KILL_SLACK_SECONDS
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, END, ORDER, RECORD
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
 from tessera_hub.proxy.drivers.kubernetes.record import GAVE_BACK, Record
+from tessera_hub.proxy.drivers.kubernetes.serving import look_at_service
 from tessera_hub.proxy.drivers.kubernetes.standing import Seen
 from tessera_hub.proxy.drivers.runrecords import End, Order, end_document
 from tessera_hub.schemas.tasks import Progress, TaskKind
@@ -59,6 +59,8 @@ class Entry:
     told_orders: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Uid of a pod → the order that it was shown."""
     is_late: bool = False
+    deployment_at: float = 0.0
+    """When the Deployment of a service was looked at last."""
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -98,8 +100,8 @@ class Tender:
         pod, several = self.picture.pod(record), self.picture.ranks(record)
         found = Seen(
             None if job is None else job[1],
-            None if pod is None else self._as_it_stands(pod),
-            ranks={rank: self._as_it_stands(each) for rank, each in several.items()},
+            None if pod is None else self.as_it_stands(pod),
+            ranks={rank: self.as_it_stands(each) for rank, each in several.items()},
         )
         if record.size > 1:
             found = replace(found, pod=ranks.held_up_by(record, found))
@@ -107,11 +109,12 @@ class Tender:
             return found
         return replace(found, causes=entry.causes, progress=entry.progress, suspended=entry.suspended)
 
-    def _as_it_stands(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    def as_it_stands(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the pod, as one that has failed where its node is lost."""
         if pod["metadata"].get("deletionTimestamp") is None or self.picture.is_behind:
             return pod
         node = self.picture.node(str((pod.get("spec") or {}).get("nodeName")))
-        return as_it_stands(pod, node, datetime.now(UTC))
+        return lostnodes.as_it_stands(pod, node, datetime.now(UTC))
 
     async def tend(self, entry: Entry, gate: asyncio.Semaphore) -> None:
         """Look at one run; trouble is logged, and the next look tries again."""
@@ -126,6 +129,9 @@ class Tender:
     async def _look(self, entry: Entry) -> None:
         if entry.record.lease.managed_by == "spawner" or entry.record.end is not None:
             return
+        if entry.record.is_service:
+            await look_at_service(self, entry)
+            return
         record, seen = entry.record, self.seen(entry.record, entry)
         if record.order is not None:
             await self._enforce(entry, record.order, seen)
@@ -133,7 +139,6 @@ class Tender:
             await self._look_at_events(entry, seen)
             await self.conclude(entry, ranks.ended(record, self.seen(record, entry), datetime.now(UTC).replace(microsecond=0)))
             return
-        now = asyncio.get_running_loop().time()
         for pod in pods_of(seen):
             await self._hold(pod)
         if record.size > 1 and record.order is None:
@@ -142,11 +147,10 @@ class Tender:
             await self._tell_suspension(entry, seen)
             notebook = record.lease.spec.kind is TaskKind.NOTEBOOK
             waits = bool(record.suspends) and entry.suspended is not record.is_suspended
-            if (notebook or waits) and now - entry.told_at > TOLD_SECONDS:
-                entry.told_at = now
-                await self._listen(entry, seen)
-        elif now - entry.causes_at > EVENTS_SECONDS:
-            await self._look_at_events(entry, seen)
+            if notebook or waits:
+                await self.listen_now_and_then(entry, seen)
+        else:
+            await self.look_for_causes(entry, seen)
         entry.shown = ranks.living(entry.record, self.seen(entry.record, entry))
 
     def _is_over(self, entry: Entry, seen: Seen) -> bool:
@@ -161,7 +165,12 @@ class Tender:
             return False
         now = asyncio.get_running_loop().time()
         entry.missing_since = entry.missing_since or now
-        return now - entry.missing_since >= (1.0 if entry.record.order is not None else LOST_SECONDS)
+        return now - entry.missing_since >= self.patience(entry.record)
+
+    @staticmethod
+    def patience(record: Record) -> float:
+        """Seconds after which a run whose objects are missing is believed to be gone."""
+        return 1.0 if record.order is not None else LOST_SECONDS
 
     # --- orders ---------------------------------------------------------------------------------------------------
 
@@ -172,7 +181,7 @@ class Tender:
             await self._end_unbegun(entry, seen)
             return
         for pod in pods_of(seen):
-            await self._tell_pod(entry, pod, {"why": order.why, "grace_seconds": order.grace_seconds})
+            await self.tell_pod(entry, pod, {"why": order.why, "grace_seconds": order.grace_seconds})
         late = datetime.now(UTC) - order.at - timedelta(seconds=order.grace_seconds + 2 * KILL_SLACK_SECONDS)
         if late > timedelta(0) and not entry.is_late:
             entry.is_late = True
@@ -187,11 +196,15 @@ class Tender:
         """
         grace = grace_of_unbegun(entry.record.order)
         for pod in pods_of(seen):
-            metadata = pod["metadata"]
-            known = metadata.get("deletionGracePeriodSeconds")
-            if metadata.get("deletionTimestamp") is None or (known is not None and known > grace):
-                await in_thread(partial(self._delete_pod, metadata, grace))
+            await self.delete_within(pod, grace)
         await self.delete_job(entry.record)
+
+    async def delete_within(self, pod: Mapping[str, Any], grace_seconds: int) -> None:
+        """Delete a pod with this grace, unless it is being deleted with no longer one."""
+        metadata = pod["metadata"]
+        known = metadata.get("deletionGracePeriodSeconds")
+        if metadata.get("deletionTimestamp") is None or (known is not None and known > grace_seconds):
+            await in_thread(partial(self._delete_pod, metadata, grace_seconds))
 
     def _delete_pod(self, metadata: Mapping[str, Any], grace_seconds: int) -> None:
         pods = Collection(self.transport, objects.PODS)
@@ -212,14 +225,14 @@ class Tender:
                 await self._patch_pod(pod, {"metadata": {"annotations": {COMPANY: company}, "uid": pod["metadata"]["uid"]}})
         if ranks.has_begun(record, seen) and ranks.failed_part(seen) is not None:
             for pod in seen.ranks.values():
-                await self._tell_pod(entry, pod, {"why": "peer", "grace_seconds": record.lease.spec.lifecycle.grace_seconds})
+                await self.tell_pod(entry, pod, {"why": "peer", "grace_seconds": record.lease.spec.lifecycle.grace_seconds})
 
     async def _tell_suspension(self, entry: Entry, seen: Seen) -> None:
         if entry.record.order is None and entry.record.suspends and ranks.failed_part(seen) is None:
             for pod in pods_of(seen):
-                await self._tell_pod(entry, pod, {"suspended": entry.record.is_suspended})
+                await self.tell_pod(entry, pod, {"suspended": entry.record.is_suspended})
 
-    async def _tell_pod(self, entry: Entry, pod: Mapping[str, Any], order: dict[str, Any]) -> None:
+    async def tell_pod(self, entry: Entry, pod: Mapping[str, Any], order: dict[str, Any]) -> None:
         """Show an order to the launcher, once."""
         uid = str(pod["metadata"]["uid"])
         if entry.told_orders.get(uid) == order:
@@ -267,10 +280,17 @@ class Tender:
         found = list(Collection(self.transport, objects.EVENTS).list(namespace, fields=f"involvedObject.uid={uid}"))
         return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
 
-    async def _listen(self, entry: Entry, seen: Seen) -> None:
+    async def look_for_causes(self, entry: Entry, seen: Seen) -> None:
+        """Read why it waits, now and then."""
+        if asyncio.get_running_loop().time() - entry.causes_at > EVENTS_SECONDS:
+            await self._look_at_events(entry, seen)
+
+    async def listen_now_and_then(self, entry: Entry, seen: Seen) -> None:
         """Read the last line of the courier."""
-        pod = seen.ranks.get(0, seen.pod)
-        assert pod is not None
+        now, pod = asyncio.get_running_loop().time(), seen.ranks.get(0, seen.pod)
+        if pod is None or now - entry.told_at <= TOLD_SECONDS:
+            return
+        entry.told_at = now
         path = objects.PODS.path(pod["metadata"]["namespace"], f"{pod['metadata']['name']}/log")
         try:
             text = await in_thread(lambda: self.transport.raw("GET", path, query={"container": "deliver", "tailLines": 1}))
@@ -311,7 +331,11 @@ class Tender:
 
     async def _release_pods(self, record: Record) -> None:
         for pod in self.picture.pods(record):
-            metadata = pod["metadata"]
-            kept = [finalizer for finalizer in metadata.get("finalizers") or () if finalizer != RECORD]
-            if len(kept) != len(metadata.get("finalizers") or ()):
-                await self._patch_pod(pod, {"metadata": {"finalizers": kept, "uid": metadata["uid"]}})
+            await self.release_pod(pod)
+
+    async def release_pod(self, pod: Mapping[str, Any]) -> None:
+        """Let Kubernetes forget a pod."""
+        metadata = pod["metadata"]
+        kept = [finalizer for finalizer in metadata.get("finalizers") or () if finalizer != RECORD]
+        if len(kept) != len(metadata.get("finalizers") or ()):
+            await self._patch_pod(pod, {"metadata": {"finalizers": kept, "uid": metadata["uid"]}})
