@@ -146,12 +146,14 @@ def test_nothing_is_there_for_a_runtime_until_the_pod_is_known(node: Node) -> No
     pod = node.api.add("one", "8k")
     ids, answer = node.kubelet.admit(pod, "main", 30)
     paths = seen(answer)
-    assert set(paths) == {"/run/tessera/limits", "/run/tessera/usage", "/dev"}
-    assert not any(path.exists() for path in paths.values())
+    assert set(paths) == {f"/run/tessera/{name}" for name in ("limits", "usage", "turns", "node")} | {"/dev"}
+    assert [name for name, path in paths.items() if path.exists()] == ["/run/tessera/node"]
     assert dict(answer.envs) == {"NVIDIA_VISIBLE_DEVICES": "void"}
     assert [(m.container_path, m.read_only) for m in answer.mounts] == [
         ("/run/tessera/limits", True),
         ("/run/tessera/usage", False),
+        ("/run/tessera/turns", False),
+        ("/run/tessera/node", True),
     ]
     node.kubelet.pre_start(ids)
     assert [p.name for p in paths["/dev"].iterdir()] == ["GPU-a"]

@@ -10,6 +10,7 @@
 #define OPEN_IS_DONE (1 * MS) /* work without a mark is taken as done so long after it should be */
 #define LEAST_LEFT (50 * US)
 #define SETTLING (2 * MS) /* what the one before has left on the card is gone so long after a turn began */
+#define INTERRUPTION (1 * MS) /* so much more than it should take: rather the thread stood still between its marks */
 #define LONG (20 * MS)    /* of so long a kernel, a part that others had of the time does not matter much */
 #define MOST_CREDIT (1000 * MS)
 
@@ -154,6 +155,8 @@ static uint64_t measured(struct lane *lane, const struct fence *fence)
     took /= 1 + lane->turn.beside;
     if (fence->key && fence->count)
         cost_learn(fence->key, took / fence->count);
+    if (fence->before_ns && !fence->guessed && took > 2 * fence->cost && took - fence->cost < INTERRUPTION)
+        return fence->cost;
     return took < lane->credit_ns ? took : lane->credit_ns;
 }
 

@@ -2,7 +2,8 @@
    into debt and pays after. */
 #include "compute.h"
 
-#define MOST_TOKENS (20 * MS) /* what an idle container saves up */
+#define IDLE_TOKENS (20 * MS)  /* what an idle container saves up */
+#define BUSY_TOKENS (100 * MS) /* and one that waits for its turn */
 #define ENOUGH (2 * MS)       /* after a debt it goes on with so much, so that it does not stop for every kernel */
 #define MOST_WAIT (5000 * MS) /* every wait ends: what is owed for more is forgiven */
 
@@ -23,10 +24,11 @@ static void refill(unsigned card, uint64_t now, uint64_t limit)
     if (now - last < 20 * US || !__atomic_compare_exchange_n(&mine->refilled_ns, &last, now, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
         return;
     int64_t had = __atomic_load_n(&mine->tokens_ns, __ATOMIC_RELAXED), will;
+    int64_t most = __atomic_load_n(&mine->seats_in_use, __ATOMIC_RELAXED) ? (int64_t)BUSY_TOKENS : (int64_t)IDLE_TOKENS;
     int64_t lowest = -(int64_t)(MOST_WAIT * limit / 100);
     do {
         will = (had < lowest ? lowest : had) + (int64_t)((now - last) * limit / 100);
-        will = will > (int64_t)MOST_TOKENS ? (int64_t)MOST_TOKENS : will;
+        will = will > most ? most : will;
     } while (!__atomic_compare_exchange_n(&mine->tokens_ns, &had, will, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
 }
 

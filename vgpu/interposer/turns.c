@@ -161,7 +161,7 @@ void turn_look(struct turn *turn, uint64_t now)
     }
     uint64_t idle = all.requests < 100 ? 100 - all.requests : 0;
     turn->share_ppm = (uint64_t)mine.request * 10000 + idle * 10000 * mine.weight / all.weights;
-    if (turn->blocked)
+    if (turn->blocked || turn->holds)
         turn->free_ns = 0;
     else if (!turn->free_ns)
         turn->free_ns = now;
@@ -240,7 +240,10 @@ void turn_end(struct turn *turn)
 void turn_used(struct turn *turn, int64_t device_ns)
 {
     int64_t virtual_ns = device_ns * 1000 / (int64_t)(turn->share_ppm / 1000 ? turn->share_ppm / 1000 : 1);
-    __atomic_add_fetch(&own_card(turn)->virtual_ns, (uint64_t)virtual_ns, __ATOMIC_RELAXED);
+    uint64_t *place = &own_card(turn)->virtual_ns, have = __atomic_load_n(place, __ATOMIC_RELAXED), will;
+    do { /* what is given back may have been charged at another share */
+        will = virtual_ns < 0 && have < (uint64_t)-virtual_ns ? 0 : have + (uint64_t)virtual_ns;
+    } while (!__atomic_compare_exchange_n(place, &have, will, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     turn->device_ns = device_ns < 0 && turn->device_ns < (uint64_t)-device_ns ? 0 : turn->device_ns + (uint64_t)device_ns;
 }
 

@@ -174,8 +174,9 @@ class DevicePlugin:
                 slot = self.store.allocate(wanted.devices_ids)
                 folder = self.store.folder(slot.nonce)
                 made = answer.container_responses.add(envs=dict(self._container.environment))
-                made.mounts.add(container_path=str(IN_CONTAINER / "limits"), host_path=str(folder / "limits"), read_only=True)
-                made.mounts.add(container_path=str(IN_CONTAINER / "usage"), host_path=str(folder / "usage"), read_only=False)
+                for name, read_only in (("limits", True), ("usage", False), ("turns", False)):
+                    made.mounts.add(container_path=str(IN_CONTAINER / name), host_path=str(folder / name), read_only=read_only)
+                made.mounts.add(container_path=str(IN_CONTAINER / "node"), host_path=str(self.store.node), read_only=True)
                 for host, inside in self._container.mounts.items():
                     made.mounts.add(container_path=str(inside), host_path=str(host), read_only=True)
                 made.devices.add(container_path="/dev", host_path=str(folder / "dev"), permissions="rw")

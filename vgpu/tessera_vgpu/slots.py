@@ -27,6 +27,7 @@ from tessera_vgpu.choosing import Request, choose
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.pages import change_limits, create_limits, create_usage, read_limits, sync_folder
 from tessera_vgpu.splitting import Topology, in_proportion
+from tessera_vgpu.turns import create_turns, write_rosters
 
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -37,8 +38,9 @@ MakeDevices = Callable[[Path, Sequence[str]], None]
 class SlotStore:
     """The journal and the folders of one node. One agent at a time; safe to call from several threads.
 
-    ``slots/<nonce>/limits`` (read-only for the container), ``usage`` (its own) and ``dev`` are made when the pod is known;
-    ``dev`` comes last, so that a container that starts has all of them.
+    ``slots/<nonce>/limits`` (read-only for the container), ``usage`` and ``turns`` (its own) and ``dev`` are made when the pod is
+    known; ``dev`` comes last, so that a container that starts has all of them. ``node`` is read-only for all of them: what each
+    says of its turns, and who has a part of which card.
 
     Args:
         folder: state directory; a restart of the machine may empty it.
@@ -52,8 +54,10 @@ class SlotStore:
     def __init__(self, folder: Path, make_devices: MakeDevices, contexts: Contexts | None = None) -> None:
         self.journal: Final = folder / "journal"
         self.folders: Final = folder / "slots"
+        self.node: Final = folder / "node"
         for made in (folder, self.journal, self.folders):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.node.mkdir(mode=0o755, exist_ok=True)
         self._make_devices = make_devices
         self._contexts = contexts
         self._lock = RLock()
@@ -163,6 +167,7 @@ class SlotStore:
                 if self._slots[slot.nonce] != slot:
                     self._write(slot)
                 self._realise(slot)
+            self._tell_neighbours()
             return bound
 
     def resize(
@@ -190,6 +195,7 @@ class SlotStore:
             self._check(changed.binding, cards, but=nonce)
             self._write(changed)
             self._realise(changed)
+            self._tell_neighbours()
             return changed
 
     def settle(self, nonce: str, uuid: str) -> None:
@@ -221,6 +227,7 @@ class SlotStore:
                 (self.journal / f"{nonce}.json").unlink(missing_ok=True)
                 sync_folder(self.journal)
                 del self._slots[nonce]
+                self._tell_neighbours()
 
     def prune(self, known: Collection[str], older_than_s: float) -> int:
         """Take back promises that no pod came for and that the kubelet does not know; return how many that were.
@@ -337,6 +344,7 @@ class SlotStore:
             new.unlink(missing_ok=True)
             create_usage(new)
             new.replace(folder / "usage")
+        create_turns(folder / "turns", self.node, slot.nonce)
         if not (folder / "dev").exists():
             nodes = folder / ".dev"
             shutil.rmtree(nodes, ignore_errors=True)
@@ -378,3 +386,8 @@ class SlotStore:
         for slot in self._slots.values():
             if slot.binding is not None:
                 self._realise(slot)
+        self._tell_neighbours()
+
+    def _tell_neighbours(self) -> None:
+        bound = {slot.nonce: slot.binding for slot in self._slots.values() if slot.binding is not None}
+        write_rosters(self.node, {nonce: binding.limits(self._contexts) for nonce, binding in bound.items()})

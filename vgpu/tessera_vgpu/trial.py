@@ -11,7 +11,9 @@ from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.inside import PAGES_VARIABLE
 from tessera_vgpu.pages import CardLimits, Limits, create_limits, create_usage
 from tessera_vgpu.simulate import VGPU, Machine
+from tessera_vgpu.turns import create_turns, write_rosters
 
+NODE_VARIABLE: Final = "TESSERA_TRIAL_NODE"
 LIBRARY: Final = VGPU / "build" / "interposer" / "libtessera_vgpu_trial.so"
 _SIZE: Final = re.compile(r"(\d+)(MiB|GiB)")
 _MIB: Final = 1 << 20
@@ -31,11 +33,14 @@ def parse_memory(wanted: str) -> int:
     return mib
 
 
-def slice_environment(machine: Machine, memory_mib: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
+def slice_environment(
+    machine: Machine, memory_mib: int | None, centi_cards: int = 100, base: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return *base*, or this process's environment, with a slice of each card; its pages lie beside the machine.
 
     Args:
-        memory_mib: limit of each card. Compute is not limited.
+        memory_mib: limit of each card; None: all of it.
+        centi_cards: limit of each card's time.
 
     Raises:
         VgpuError: ``simulate.enforcement``, the library is not built.
@@ -50,14 +55,20 @@ def slice_environment(machine: Machine, memory_mib: int, base: Mapping[str, str]
     pages = machine.state.with_name(f"{machine.state.name}-slice")
     pages.mkdir(exist_ok=True)
     cards = tuple(
-        CardLimits(uuid, memory_mib * _MIB, 100, 100, context_bytes=card.context_mib * _MIB)
+        CardLimits(uuid, (memory_mib or card.memory_mib) * _MIB, centi_cards, centi_cards, context_bytes=card.context_mib * _MIB)
         for uuid, card in zip(machine.uuids, machine.cards, strict=True)
     )
-    create_limits(pages / "limits", Limits("simulated", "program", cards))
-    (pages / "usage").unlink(missing_ok=True)
+    limits, node = Limits("simulated", "program", cards), pages / "node"
+    create_limits(pages / "limits", limits)
+    for name in ("usage", "turns"):
+        (pages / name).unlink(missing_ok=True)
+    node.mkdir(exist_ok=True)
     create_usage(pages / "usage")
+    create_turns(pages / "turns", node, limits.container)
+    write_rosters(node, {limits.container: limits})
     environment = dict(os.environ if base is None else base)
     before = environment.get("LD_PRELOAD")
     environment["LD_PRELOAD"] = f"{LIBRARY}:{before}" if before else str(LIBRARY)
     environment[PAGES_VARIABLE] = str(pages)
+    environment[NODE_VARIABLE] = str(node)
     return environment

@@ -11,9 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.layout import (
@@ -27,9 +26,6 @@ from tessera_vgpu.layout import (
 )
 from tessera_vgpu.pages import CardLimits, Limits
 
-PAGE: Final = "turns"
-"""Name of a container's own page in its folder of pages."""
-
 
 def create_turns(path: Path, folder: Path, name: str) -> None:
     """Write an empty turns page that every user may change, and show it to others as *name* in the node's *folder*.
@@ -42,14 +38,18 @@ def create_turns(path: Path, folder: Path, name: str) -> None:
     shown.unlink(missing_ok=True)
     if not path.exists():
         page = TurnsPageBytes(magic=TURNS_MAGIC, version=VERSION, size=ctypes.sizeof(TurnsPageBytes))
-        _write(path, bytes(page), 0o666)
+        new = path.with_name(f".{path.name}")
+        new.unlink(missing_ok=True)
+        _write(new, bytes(page), 0o666)
+        new.replace(path)
     shown.hardlink_to(path)
 
 
 def write_rosters(folder: Path, containers: Mapping[str, Limits]) -> None:
-    """Write who has a part of which card, each roster wholly or not at all; cards that nobody has a part of lose theirs.
+    """Write who has a part of which card, each roster wholly or not at all, and remove what belongs to nobody any more.
 
     Args:
+        folder: the node's; nobody else writes rosters there at the same time.
         containers: name of the turns page in *folder* → the container's limits.
 
     Raises:
@@ -61,7 +61,13 @@ def write_rosters(folder: Path, containers: Mapping[str, Limits]) -> None:
             cards.setdefault(card.uuid, []).append(_neighbour(name, place, card, limits.priority_class))
     for uuid, neighbours in cards.items():
         if len(neighbours) > MOST_NEIGHBOURS:
-            raise VgpuError("turns.too_many", "More than {most} containers have a part of card {card}.", most=MOST_NEIGHBOURS, card=uuid)
+            raise VgpuError(
+                "turns.too_many",
+                "More than {most} containers have a part of card {card}.",
+                "Let some of them end first.",
+                most=MOST_NEIGHBOURS,
+                card=uuid,
+            )
         roster = RosterBytes(magic=ROSTER_MAGIC, version=VERSION, size=ctypes.sizeof(RosterBytes), count=len(neighbours))
         for place, neighbour in enumerate(neighbours):
             roster.neighbours[place] = neighbour
@@ -70,7 +76,10 @@ def write_rosters(folder: Path, containers: Mapping[str, Limits]) -> None:
             temporary = folder / f".{path.name}.{secrets.token_hex(4)}"
             _write(temporary, bytes(roster), 0o444)
             temporary.replace(path)
-    _remove(path for path in folder.glob("roster-*") if path.name.removeprefix("roster-") not in cards)
+    kept = {*containers, *(f"roster-{uuid}" for uuid in cards)}
+    for path in list(folder.iterdir()):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
 
 
 def _neighbour(name: str, place: int, card: CardLimits, priority_class: int) -> NeighbourBytes:
@@ -91,8 +100,3 @@ def _write(path: Path, content: bytes, mode: int) -> None:
         os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

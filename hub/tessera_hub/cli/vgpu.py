@@ -270,13 +270,16 @@ def resize(pod: str, container: str, memory: str | None, limit: int | None, weig
 @command.command("simulate", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--cards", required=True, metavar="NxMODEL", help="Cards to simulate, such as 2xA100-80G.")
 @click.option("--memory", metavar="SIZE", help="Give the program a slice of so much memory of each card, such as 8GiB.")
+@click.option("--compute", type=click.IntRange(1, 100), metavar="PERCENT", help="Give it at most so much of each card's time.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
-def simulate(cards: str, memory: str | None, program: tuple[str, ...]) -> None:
+def simulate(cards: str, memory: str | None, compute: int | None, program: tuple[str, ...]) -> None:
     """Run a program that finds simulated NVIDIA cards, and end with its exit status."""
     folder = Path(tempfile.mkdtemp(prefix="tessera-simulated-"))
     try:
         machine = make_machine(folder / "machine", parse_cards(cards, read_cards()))
-        status = machine.run(program, slice_environment(machine, parse_memory(memory)) if memory is not None else None)
+        wanted = None if memory is None else parse_memory(memory)
+        limited = wanted is not None or compute is not None
+        status = machine.run(program, slice_environment(machine, wanted, compute or 100) if limited else None)
     except VgpuError as error:
         raise Refused(error) from error
     except OSError as error:
