@@ -34,8 +34,9 @@ from tessera_hub.proxy.drivers.kubernetes.objects import PLAIN_JOBS, PODS
 from tessera_hub.proxy.drivers.kubernetes.options import SITE
 from volcano_client import Collection
 
-TASKS = int(os.environ.get("TESSERA_BENCH_TASKS", "1500"))
-PATIENCE = 60 + TASKS / 5
+TASKS = int(os.environ.get("TESSERA_BENCH_TASKS", "1000"))
+PATIENCE_SECONDS = 180 + TASKS / 10
+"""After which what was reached by then counts."""
 TIMES = """SELECT run_id, min(recorded_at) FILTER (WHERE phase_to = 'QUEUED') queued,
  min(recorded_at) FILTER (WHERE phase_to = 'RESERVED') reserved,
  min(recorded_at) FILTER (WHERE phase_to NOT IN ('QUEUED', 'RESERVED')) acknowledged,
@@ -105,16 +106,20 @@ def times(service: ServiceProcess, column: str) -> tuple[int, list[dict[str, Any
     return sum(row[column] is not None for row in found), found
 
 
-def until_all(service: ServiceProcess, proxy: ClusterProxy, column: str) -> list[dict[str, Any]]:
-    """Wait until every run has got as far as *column* and return all times."""
-    deadline = time.monotonic() + PATIENCE
+def until_all(service: ServiceProcess, column: str) -> list[dict[str, Any]]:
+    """Wait until every run has got as far as *column*, or patience ends, and return all times."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         done, found = times(service, column)
-        if done >= TASKS:
+        if done >= TASKS or time.monotonic() > deadline:
             return found
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{done} of {TASKS} runs are {column}: {proxy.log_path.read_text()[-1500:]}")
         time.sleep(2)
+
+
+def rate(first: datetime, stamps: Iterable[datetime]) -> float:
+    """Return how many there are per second from the first submit to the last of them."""
+    known = list(stamps)
+    return len(known) / (max(known) - first).total_seconds() if known else 0.0
 
 
 def rows() -> Iterable[Row]:
@@ -132,7 +137,7 @@ def rows() -> Iterable[Row]:
         processes = {"service": psutil.Process(service.process.pid), "proxy": psutil.Process(proxy.process.pid)}
         before = {name: process.cpu_times() for name, process in processes.items()}
         submit_all(service, tokens)
-        found = until_all(service, proxy, "running")
+        found = until_all(service, "running")
         spent = {
             name: process.cpu_times().user + process.cpu_times().system - before[name].user - before[name].system
             for name, process in processes.items()
@@ -141,24 +146,20 @@ def rows() -> Iterable[Row]:
         jobs = [job["metadata"] for job in Collection(cluster.transport, PLAIN_JOBS).list(labels=f"{SITE}={proxy.prefix}")]
         pods = [pod["status"] for pod in Collection(cluster.transport, PODS).list(labels=f"{SITE}={proxy.prefix}")]
     first = min(row["queued"] for row in found)
-    waits = [(row["acknowledged"] - row["reserved"]).total_seconds() * 1000 for row in found]
-
-    def rate(last: datetime) -> float:
-        return float(TASKS / (last - first).total_seconds())
-
-    def last_of(stamps: list[str]) -> datetime:
-        assert len(stamps) == TASKS
-        return datetime.fromisoformat(max(stamps))
-
+    taken = [row for row in found if row["acknowledged"] is not None]
+    waits = [(row["acknowledged"] - row["reserved"]).total_seconds() * 1000 for row in taken]
+    accepted = [datetime.fromisoformat(job["creationTimestamp"]) for job in jobs]
+    running = [datetime.fromisoformat(pod["startTime"]) for pod in pods if pod.get("phase") == "Running"]
     return [
-        Row("dispatch", "all", "leases_per_s", rate(max(row["acknowledged"] for row in found)), "1/s"),
-        Row("dispatch", case, "jobs_accepted_per_s", rate(last_of([job["creationTimestamp"] for job in jobs])), "1/s"),
-        Row("dispatch", case, "pods_running_per_s", rate(last_of([pod["startTime"] for pod in pods])), "1/s"),
-        Row("dispatch", case, "seen_running_per_s", rate(max(row["running"] for row in found)), "1/s"),
+        Row("dispatch", "all", "leases_per_s", rate(first, [row["acknowledged"] for row in taken]), "1/s"),
+        Row("dispatch", case, "leases_acknowledged", len(taken), "leases"),
+        Row("dispatch", case, "jobs_accepted_per_s", rate(first, accepted), "1/s"),
+        Row("dispatch", case, "pods_running_per_s", rate(first, running), "1/s"),
+        Row("dispatch", case, "seen_running_per_s", rate(first, [row["running"] for row in found if row["running"]]), "1/s"),
         Row("dispatch", case, "reserved_to_acknowledged_p50_ms", percentile(waits, 50), "ms"),
         Row("dispatch", case, "reserved_to_acknowledged_p95_ms", percentile(waits, 95), "ms"),
-        Row("dispatch", case, "service_cpu_ms_per_task", spent["service"] * 1000 / TASKS, "ms"),
-        Row("dispatch", case, "proxy_cpu_ms_per_task", spent["proxy"] * 1000 / TASKS, "ms"),
+        Row("dispatch", case, "service_cpu_ms_per_task", spent["service"] * 1000 / len(taken), "ms"),
+        Row("dispatch", case, "proxy_cpu_ms_per_task", spent["proxy"] * 1000 / len(taken), "ms"),
         Row("dispatch", f"{NODES} nodes", "proxy_memory_mib", idle, "MiB"),
-        Row("dispatch", f"{NODES} nodes, {TASKS} live runs", "proxy_memory_mib", live, "MiB"),
+        Row("dispatch", f"{NODES} nodes, {len(running)} live runs", "proxy_memory_mib", live, "MiB"),
     ]

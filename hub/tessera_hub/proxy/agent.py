@@ -221,15 +221,19 @@ class Agent:
         for run_id in answer.forget:
             await self.driver.forget(run_id)
             self._follower.forget(run_id)
-        for lease in answer.leases:
+        gate = asyncio.Semaphore(self.driver.leases_at_once)
+        await asyncio.gather(*(self._take(lease, gate) for lease in answer.leases))
+        if answer.leases or answer.cancels or answer.forget or answer.suspends or answer.resumes:
+            self._changed.set()
+
+    async def _take(self, lease: Lease, gate: asyncio.Semaphore) -> None:
+        async with gate:
             try:
                 await self.driver.submit(lease, self.inputs(lease))
             except DriverError as error:
                 log.warning("lease_not_taken", run=str(lease.run_id), code=error.code, error=error.message)
                 if not error.give_back:
                     await self._refuse(lease, error)
-        if answer.leases or answer.cancels or answer.forget or answer.suspends or answer.resumes:
-            self._changed.set()
 
     async def _refuse(self, lease: Lease, error: DriverError) -> None:
         """Tell that a run cannot even be taken up; nothing of it is here that could be followed."""

@@ -159,6 +159,8 @@ class Driver(ABC):
     """One kind of cluster. All methods may be called again after a lost answer and then change nothing."""
 
     name: ClassVar[str]
+    leases_at_once: ClassVar[int] = 1
+    """How many runs are submitted side by side."""
 
     @property
     @abstractmethod

@@ -34,7 +34,7 @@ from tessera_hub.proxy.drivers.kubernetes.ranks import living
 from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, Record, parsed
 from tessera_hub.proxy.drivers.kubernetes.serving import make_service
 from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace, own_subject
-from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender, in_thread, pods_of
+from tessera_hub.proxy.drivers.kubernetes.tending import CALLS_AT_ONCE, Entry, Tender, in_thread, pods_of
 from tessera_hub.proxy.drivers.kubernetes.usage import UsageReader
 from tessera_hub.proxy.drivers.outcome import reason_of
 from tessera_hub.proxy.drivers.runrecords import Order
@@ -50,6 +50,8 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = 1.0
 """Longest pause between two looks at the runs."""
 LOOKS_AT_ONCE: Final = 8
+LOOK_AT_ALL_SECONDS: Final = 10.0
+"""Pause between two looks at runs of which nothing has changed."""
 SYNC_SECONDS: Final = 60.0
 T = TypeVar("T")
 
@@ -63,6 +65,7 @@ class KubernetesDriver(Driver):
     """
 
     name: ClassVar[str] = "kubernetes"
+    leases_at_once: ClassVar[int] = CALLS_AT_ONCE
 
     def __init__(self, options: KubernetesOptions, transport: Transport) -> None:
         self.options = options
@@ -71,6 +74,7 @@ class KubernetesDriver(Driver):
         self.features = Features()
         self._entries: dict[UUID, Entry] = {}
         self._namespaces: dict[int, str] = {}
+        self._making = asyncio.Lock()
         self._code = b"", b""
         self._code_name = ""
         self._changed = asyncio.Event()
@@ -235,18 +239,17 @@ class KubernetesDriver(Driver):
         return [device for node in self.picture.nodes() for device in devices_of_node(node)]
 
     async def _namespace(self, lease: Lease) -> str:
-        known = self._namespaces.get(lease.tenant_id)
-        if known is not None:
-            return known
-
         def make() -> str:
             name = make_namespace(self.transport, lease.tenant_id, lease.tenant, self.options, self.me)
             document = objects.code_map(name, self._code_name, *self._code, self.options)
             Collection(self.transport, objects.CONFIG_MAPS).create_or_get(document)
             return name
 
-        name = self._namespaces[lease.tenant_id] = await in_thread(make)
-        return name
+        if lease.tenant_id not in self._namespaces:
+            async with self._making:
+                if lease.tenant_id not in self._namespaces:
+                    self._namespaces[lease.tenant_id] = await in_thread(make)
+        return self._namespaces[lease.tenant_id]
 
     def _see_claim(self, claim: str, namespace: str) -> None:
         """A pod with a volume that is not there would wait for ever."""
@@ -323,10 +326,15 @@ class KubernetesDriver(Driver):
     # --- looking --------------------------------------------------------------------------------------------------
 
     async def _tend_for_ever(self) -> None:
+        at_all = 0.0
         while True:
             self._changed.clear()
             gate = asyncio.Semaphore(LOOKS_AT_ONCE)
-            waiting = [entry for entry in self._entries.values() if entry.record.end is None]
+            changed, now = self.picture.changed_runs(), asyncio.get_running_loop().time()
+            if every := now - at_all >= LOOK_AT_ALL_SECONDS:
+                at_all = now
+            living = [(str(run), entry) for run, entry in self._entries.items() if entry.record.end is None]
+            waiting = [entry for run, entry in living if every or not entry.is_settled or run in changed]
             await asyncio.gather(*(self.tender.tend(entry, gate) for entry in waiting))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):

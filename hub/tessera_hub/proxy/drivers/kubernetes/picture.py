@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.kubernetes import objects
@@ -19,6 +20,8 @@ from volcano_client.transport import Transport
 from volcano_client.watching import Change, Key, Mirror, key_of
 
 Document = dict[str, Any]
+POOLS_REST: Final = 10
+"""How many times as long as it took to compute what nodes have, the answer is kept: seconds at a thousand nodes."""
 
 
 class Picture:
@@ -34,6 +37,9 @@ class Picture:
         self._use: dict[Key, PodUse] = {}
         self._pods_of: dict[str, dict[Key, Document]] = {}
         self._groups_of: dict[str, Document] = {}
+        self._touched: set[str] = set()
+        self._pools: list[Pool] = []
+        self._pools_until = 0.0
         ours = f"{SITE}={options.prefix},{RUN}"
         self._nodes = Mirror(transport, objects.NODES, keep=without_bulk, changed=self._wake)
         self._pods = Mirror(transport, objects.PODS, keep=self._kept_pod, changed=self._take_pod)
@@ -80,8 +86,13 @@ class Picture:
         return self._nodes.get("", name)
 
     def pools(self) -> list[Pool]:
-        """The nodes that take runs, less what pods hold."""
-        return pools_of(self._nodes.all(), list(self._use.values()))
+        """The nodes that take runs, less what pods hold; so old at most that computing it takes a small part of the time."""
+        began = time.monotonic()
+        if began >= self._pools_until:
+            self._pools = pools_of(self._nodes.all(), list(self._use.values()))
+            ended = time.monotonic()
+            self._pools_until = ended + POOLS_REST * (ended - began)
+        return self._pools
 
     def job(self, record: Record) -> tuple[Kind, Document] | None:
         """The job of a run."""
@@ -111,9 +122,16 @@ class Picture:
         """The pod group of a Volcano job."""
         return self._groups_of.get(job["metadata"]["uid"])
 
+    def changed_runs(self) -> set[str]:
+        """Return the runs whose pods or jobs have changed since the last call."""
+        # Taken one by one: the watches' threads add to it meanwhile.
+        return {self._touched.pop() for _ in range(len(self._touched))}
+
     # --- called from the watches' threads -------------------------------------------------------------------------
 
-    def _wake(self, _change: Change) -> None:
+    def _wake(self, change: Change) -> None:
+        if (run := (change.document.get("metadata", {}).get("labels") or {}).get(RUN)) is not None:
+            self._touched.add(run)
         self._woken()
 
     def _kept_pod(self, pod: Document) -> Document:
@@ -135,6 +153,8 @@ class Picture:
                 self._use.pop(key, None)
             else:
                 self._use[key] = use
+            if run is not None:
+                self._touched.add(run)
             if run is not None and change.what == "SET":
                 self._pods_of[run] = {**self._pods_of.get(run, {}), key: without_bulk(change.document)}
             elif run is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,7 +26,7 @@ from tessera_hub.proxy.drivers.kubernetes.record import GAVE_BACK, Record
 from tessera_hub.proxy.drivers.kubernetes.serving import look_at_service
 from tessera_hub.proxy.drivers.kubernetes.standing import Seen
 from tessera_hub.proxy.drivers.runrecords import End, Order, end_document
-from tessera_hub.schemas.tasks import Progress, TaskKind
+from tessera_hub.schemas.tasks import Phase, Progress, TaskKind
 from volcano_client.collection import Collection
 from volcano_client.errors import ClusterApiError
 from volcano_client.pending import Cause, causes_of_event, causes_of_pod_group
@@ -34,8 +36,13 @@ from volcano_client.transport import Transport
 log = structlog.get_logger(__name__)
 
 EVENTS_SECONDS: Final = 2.0
+"""How long a run waits before events are asked why, and the pause between two such looks."""
+EVENTS_AT_ONCE: Final = 2
+"""Runs whose events are looked for side by side: the API server goes through all events of a namespace for each."""
 TOLD_SECONDS: Final = 0.8
 """Pause between two readings of what a courier told."""
+CALLS_AT_ONCE: Final = 16
+"""Calls of the API server side by side."""
 LOST_SECONDS: Final = 5.0
 """A job that is not in the watch's picture this long after it was made is gone."""
 CHECKPOINT_SECONDS: Final = 20
@@ -51,7 +58,7 @@ class Entry:
     record: Record
     shown: NativeRun
     causes: tuple[Cause, ...] = ()
-    causes_at: float = 0.0
+    causes_at: float = field(default_factory=time.monotonic)
     progress: Progress | None = None
     suspended: bool | None = None
     told_at: float = 0.0
@@ -61,12 +68,17 @@ class Entry:
     is_late: bool = False
     deployment_at: float = 0.0
     """When the Deployment of a service was looked at last."""
+    is_settled: bool = False
+    """It runs, and nothing is to be done about it before something changes."""
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+_CALLS: Final = ThreadPoolExecutor(CALLS_AT_ONCE, "api")
+
+
 async def in_thread(call: Callable[[], T]) -> T:
-    """Run a blocking call of the API."""
-    return await asyncio.to_thread(call)
+    """Run a blocking call of the API, beside the few threads that serve everything else."""
+    return await asyncio.get_running_loop().run_in_executor(_CALLS, call)
 
 
 def pods_of(seen: Seen) -> list[Mapping[str, Any]]:
@@ -86,6 +98,15 @@ def grace_of_unbegun(order: Order | None) -> int:
     return order.grace_seconds + KILL_SLACK_SECONDS + CHECKPOINT_SECONDS
 
 
+def _is_settled(entry: Entry, seen: Seen) -> bool:
+    """Whether only a change of its pods or job can make a run worth a look; a notebook's courier is asked again and again."""
+    record = entry.record
+    asked = record.order is not None or record.suspends or record.lease.spec.kind not in (TaskKind.SCRIPT, TaskKind.TRAINING)
+    leaves = any(pod["metadata"].get("deletionTimestamp") for pod in pods_of(seen))
+    held = all(RECORD in (pod["metadata"].get("finalizers") or ()) for pod in pods_of(seen))
+    return entry.shown.phase is Phase.RUNNING and held and not asked and not leaves and entry.missing_since is None
+
+
 class Tender:
     """Looks at runs and does what is to be done."""
 
@@ -93,6 +114,7 @@ class Tender:
         self.transport = transport
         self.gang_seconds = gang_seconds
         self.picture = picture
+        self._asking = asyncio.Semaphore(EVENTS_AT_ONCE)
 
     def seen(self, record: Record, entry: Entry | None = None) -> Seen:
         """What Kubernetes shows of a run, and what was read of it."""
@@ -132,11 +154,13 @@ class Tender:
         if entry.record.is_service:
             await look_at_service(self, entry)
             return
+        entry.is_settled = False
         record, seen = entry.record, self.seen(entry.record, entry)
         if record.order is not None:
             await self._enforce(entry, record.order, seen)
         if self._is_over(entry, seen):
-            await self._look_at_events(entry, seen)
+            if not pods_of(seen):
+                await self._look_at_events(entry, seen)
             await self.conclude(entry, ranks.ended(record, self.seen(record, entry), datetime.now(UTC).replace(microsecond=0)))
             return
         for pod in pods_of(seen):
@@ -151,7 +175,9 @@ class Tender:
                 await self.listen_now_and_then(entry, seen)
         else:
             await self.look_for_causes(entry, seen)
-        entry.shown = ranks.living(entry.record, self.seen(entry.record, entry))
+        seen = self.seen(entry.record, entry)
+        entry.shown = ranks.living(entry.record, seen)
+        entry.is_settled = _is_settled(entry, seen)
 
     def _is_over(self, entry: Entry, seen: Seen) -> bool:
         """Whether it is over; that objects are missing is believed after a while only, since the watches may be behind."""
@@ -282,8 +308,9 @@ class Tender:
 
     async def look_for_causes(self, entry: Entry, seen: Seen) -> None:
         """Read why it waits, now and then."""
-        if asyncio.get_running_loop().time() - entry.causes_at > EVENTS_SECONDS:
-            await self._look_at_events(entry, seen)
+        if asyncio.get_running_loop().time() - entry.causes_at > EVENTS_SECONDS and not self._asking.locked():
+            async with self._asking:
+                await self._look_at_events(entry, seen)
 
     async def listen_now_and_then(self, entry: Entry, seen: Seen) -> None:
         """Read the last line of the courier."""
@@ -314,6 +341,7 @@ class Tender:
         change = {"metadata": {"annotations": dict(annotations)}}
         await in_thread(lambda: Collection(self.transport, objects.SECRETS).patch(record.name, change, record.namespace))
         entry.record = replace(entry.record, **changed)
+        entry.is_settled = False
 
     async def conclude(self, entry: Entry, end: End) -> None:
         """Write the end down, then let Kubernetes forget the pod."""
