@@ -20,7 +20,7 @@ from benchmarks.vgpu.plots import draw
 BENCH = "priority"
 AT_ONCE = 5
 """Of the others; the two that are compared with each other run by themselves."""
-SETTING = Setting(dilation=4.0, warm_up_s=2.0, window_s=15.0)
+SETTING = Setting(dilation=4.0, warm_up_s=6.0, window_s=12.0)
 HIGH = Container("high", "requests", {"kernel_ns": MS, "kernels": 5, "mean_ns": 20 * MS}, request=70, priority=10)
 LOW = Container("low", "async", {"kernel_ns": MS // 2}, request=30)
 

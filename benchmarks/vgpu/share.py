@@ -19,6 +19,8 @@ from benchmarks.vgpu.plots import draw
 
 BENCH = "share"
 AT_ONCE = 6
+SETTLING_S = 20.0 if FULL else 2.0
+"""Before the window; and ten launches at least."""
 _US = 1000
 _A100, _SMALL, _LARGE = "A100-80G", "Small-20SM", "RTX-188SM-96G"
 
@@ -48,8 +50,9 @@ class Case:
 
     @property
     def setting(self) -> Setting:
-        window = max(10.0, 20 * self.kernel_ns * self.nodes / 1e9 / (self.cap / 100))
-        return Setting(self.card, self.dilation, warm_up_s=20.0 if FULL else 2.0, window_s=window)
+        launch_s = self.kernel_ns * self.nodes / 1e9 / (self.cap / 100)
+        warm_up_s = max(SETTLING_S, 10 * launch_s)
+        return Setting(self.card, self.dilation, warm_up_s, window_s=max(10.0, 20 * launch_s))
 
 
 CASES = (
@@ -105,7 +108,7 @@ def split_job(control: Control, parts: tuple[int, int], kernels: tuple[int, int]
 
 def jobs() -> list[Job]:
     """Return all runs, the costly ones first."""
-    settled = Setting(warm_up_s=20.0 if FULL else 2.0)
+    settled = Setting(warm_up_s=SETTLING_S)
     found = [
         Job(control, "cap", case.name, [case.container], case.setting)
         for control in EVERYONE
