@@ -46,6 +46,7 @@ struct turn {
     /* What the last look saw. */
     bool shared;         /* other containers have a part of the card */
     bool contended;      /* somebody else wants the card or has it, and is not of a lower class */
+    bool lower_waits;    /* somebody of a lower class wants the card */
     bool blocked;        /* somebody else has a turn that we wait for */
     uint64_t blocked_ns; /* since when, the longest */
     bool overtaken;      /* somebody of a higher class wants the card or has it */

@@ -32,7 +32,7 @@ struct work *work_make(struct lane *lane, CUstream stream, bool per_thread)
     struct work *work = &lane->works[place_of(stream)];
     __atomic_store_n(&work->used, 0, __ATOMIC_RELEASE);
     work->stream = stream;
-    work->open_ns = work->count = work->key = work->last = 0;
+    work->open = work->key = work->last = 0;
     __atomic_store_n(&work->used, 1u + per_thread, __ATOMIC_RELEASE);
     return work;
 }
@@ -133,8 +133,9 @@ void fence_open_work(struct lane *lane, struct work *work, bool per_thread)
     if (lane->head - lane->tail == MOST_FENCES || driver()->cuCtxGetCurrent(&fence.context))
         return;
     struct fence *last = reached_not_yet(lane, work);
-    fence.cost = __atomic_exchange_n(&work->open_ns, 0, __ATOMIC_ACQ_REL);
-    fence.count = __atomic_exchange_n(&work->count, 0, __ATOMIC_ACQ_REL);
+    uint64_t open = __atomic_exchange_n(&work->open, 0, __ATOMIC_ACQ_REL);
+    fence.cost = open % OPEN_ONE;
+    fence.count = open / OPEN_ONE;
     fence.key = __atomic_exchange_n(&work->key, 0, __ATOMIC_ACQ_REL);
     if (!fence.cost)
         return;
@@ -190,10 +191,9 @@ void fences_settle(struct lane *lane, uint64_t now)
         lane->pending_ns = 0;
     for (unsigned i = 0; i < MOST_WORKS; i++) {
         struct work *work = &lane->works[i];
-        uint64_t open = __atomic_load_n(&work->open_ns, __ATOMIC_RELAXED);
+        uint64_t open = __atomic_load_n(&work->open, __ATOMIC_RELAXED) % OPEN_ONE;
         if (open && now > work->opened_ns + open + OPEN_IS_DONE && lane->tail == lane->head) {
-            __atomic_store_n(&work->open_ns, 0, __ATOMIC_RELAXED);
-            __atomic_store_n(&work->count, 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&work->open, 0, __ATOMIC_RELAXED);
             __atomic_store_n(&work->key, 0, __ATOMIC_RELAXED);
         }
     }
@@ -209,7 +209,7 @@ uint64_t fences_ahead(struct lane *lane, uint64_t now)
         ahead = (ahead > first ? ahead - first : 0) + left;
     }
     for (unsigned i = 0; i < MOST_WORKS; i++)
-        ahead += __atomic_load_n(&lane->works[i].open_ns, __ATOMIC_RELAXED);
+        ahead += __atomic_load_n(&lane->works[i].open, __ATOMIC_RELAXED) % OPEN_ONE;
     return ahead;
 }
 

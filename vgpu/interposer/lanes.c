@@ -127,8 +127,9 @@ static uint64_t step(struct lane *lane, uint64_t now, uint64_t cost, enum why *w
     }
     *why = FOR_SELF;
     bool stuck = fences_overdue(lane, now, STUCK) && now - lane->let_ns > STUCK;
-    if (ahead > HANDOVER / 2 && ahead + cost > bound && !stuck)
-        return at_least(cost > bound ? ahead - HANDOVER / 2 : ahead + cost - bound);
+    uint64_t before = bound > cost + HANDOVER ? bound - cost : HANDOVER; /* so much may be ahead of this launch */
+    if (ahead > before && !stuck)
+        return at_least(ahead - before);
     lane->let_ns = now;
     turn_beat(turn, now, now + ahead + cost);
     grant(lane, ahead + cost < bound ? bound - ahead - cost : 0, bound == ALONE ? 5 * MS : bound / 4);
@@ -227,14 +228,14 @@ void launch_leave(struct launch *launch, CUresult result)
         __atomic_add_fetch(&lane->room_ns, (int64_t)launch->cost, __ATOMIC_ACQ_REL);
         return;
     }
-    uint64_t open = __atomic_add_fetch(&work->open_ns, launch->cost, __ATOMIC_ACQ_REL);
-    if (__atomic_fetch_add(&work->count, 1, __ATOMIC_RELAXED) == 0) {
+    uint64_t open = __atomic_add_fetch(&work->open, OPEN_ONE | launch->cost, __ATOMIC_ACQ_REL);
+    if (open / OPEN_ONE == 1) {
         __atomic_store_n(&work->opened_ns, clock_ns(), __ATOMIC_RELAXED);
         __atomic_store_n(&work->key, launch->key, __ATOMIC_RELAXED);
     } else if (__atomic_load_n(&work->key, __ATOMIC_RELAXED) != launch->key) {
         __atomic_store_n(&work->key, 0, __ATOMIC_RELAXED);
     }
-    if (open >= __atomic_load_n(&lane->fence_ns, __ATOMIC_RELAXED))
+    if (open % OPEN_ONE >= __atomic_load_n(&lane->fence_ns, __ATOMIC_RELAXED))
         mark_open_work(launch);
 }
 
@@ -256,7 +257,7 @@ static uint64_t tick(struct lane *lane, uint64_t now)
         lane->idle_ns = 0;
     else if (!lane->idle_ns)
         lane->idle_ns = now;
-    else if (now - lane->idle_ns > IDLE_TURN && turn->contended && turn->holds)
+    else if (now - lane->idle_ns > IDLE_TURN && (turn->contended || turn->lower_waits) && turn->holds)
         turn_end(turn);
     if (lane->idle_ns && now - lane->idle_ns > IDLE_LANE) {
         take_room_back(lane, now); /* the next launch wakes the keeper */
@@ -265,7 +266,7 @@ static uint64_t tick(struct lane *lane, uint64_t now)
     }
     if (!lane->waiting || turn->holds)
         turn_beat(turn, now, now + ahead);
-    bool tense = turn->contended || turn_outranked(turn, now);
+    bool tense = turn->contended || turn->lower_waits || turn_outranked(turn, now);
     return tense ? 300 * US : 2 * MS;
 }
 

@@ -31,12 +31,13 @@ struct launch {
     struct fence fence;
 };
 
+#define OPEN_ONE (UINT64_C(1) << 44)
+
 /* A stream. Work is open until a mark comes after it. */
 struct work {
     CUstream stream;
     uint64_t used;     /* atomic; 1 + whether it is the kind of each thread */
-    uint64_t open_ns;  /* atomic */
-    uint64_t count;    /* atomic */
+    uint64_t open;     /* atomic; how many launches times OPEN_ONE, and the ns that they are thought to take */
     uint64_t key;      /* atomic; 0: of several functions */
     uint64_t opened_ns;
     uint64_t last;     /* 1 + number of its last fence */

@@ -125,8 +125,10 @@ static void look_at(struct turn *turn, const struct peer *peer, uint32_t priorit
     turn->beside += sum.working;
     all->requests += peer->request;
     all->weights += peer->weight;
-    if (peer->priority < priority)
+    if (peer->priority < priority) {
+        turn->lower_waits |= sum.wanted_ns != 0;
         return;
+    }
     if (peer->priority > priority) {
         turn->outranked_ns = now;
         turn->overtaken |= sum.holds || sum.wanted_ns;
@@ -146,7 +148,7 @@ void turn_look(struct turn *turn, uint64_t now)
     struct weighing all = {mine.request, mine.weight};
     roster_refresh(&turn->roster, turn->card, now);
     turn->shared = turn->roster.count > 1;
-    turn->contended = turn->blocked = turn->overtaken = turn->waiting = false;
+    turn->contended = turn->lower_waits = turn->blocked = turn->overtaken = turn->waiting = false;
     turn->others_until_ns = 0;
     turn->beside = 0;
     turn->floor_ns = UINT64_MAX;
