@@ -20,6 +20,9 @@ WORKSPACES: Final = "tessera-system-workspaces"
 KUBERNETES: Final = "1.34.4"
 SECONDS: Final = 420
 
+API_SERVER: Final = {"networkPolicies": {"apiServer": {"cidrs": ["10.96.0.1/32"]}}}
+"""What helm asks the cluster for, where there is none."""
+
 Document = dict[str, Any]
 
 
@@ -57,7 +60,7 @@ def template(values: Mapping[str, Any], folder: Path, *options: str, namespace: 
         Refused: the chart does not take them.
     """
     fixed = ["template", RELEASE, str(CHART), "--namespace", namespace, "--kube-version", KUBERNETES]
-    text = run(*fixed, *written(values, folder), *options)
+    text = run(*fixed, *written(API_SERVER, folder), *written(values, folder), *options)
     return [document for document in yaml.safe_load_all(text) if document]
 
 

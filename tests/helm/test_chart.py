@@ -19,6 +19,7 @@ from tessera_hub.proxy.drivers.kubernetes.permissions import manifest
 from tessera_hub.proxy.drivers.kubernetes.settings import KubernetesSettings
 from tessera_hub.proxy.drivers.kubernetes.tenants import network_policy
 from tests.helm.chart import (
+    API_SERVER,
     CHART,
     KUBERNETES,
     NAMESPACE,
@@ -71,6 +72,7 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "service": {"snapshotLimitBytes": 5_000_000_000, "storage": {"size": "1Ti", "className": "fast"}},
         "disruptions": {"allowed": 0},
+        "networkPolicies": {"apiServer": {"cidrs": ["0.0.0.0/0", "::/0"], "ports": [443]}},
         "nodeSelector": {"role": "system"},
         "tolerations": [{"key": "system", "operator": "Exists"}],
     },
@@ -113,6 +115,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"workspaces": {"namespace": NAMESPACE}}, "must not be the chart's own namespace"),
     ({"workspaces": {"namespace": "tessera-tenant-7"}}, "must not begin like the tenants' namespaces"),
     ({"volcano": {"queues": [{"name": "a"}]}}, "has no Volcano"),
+    ({"networkPolicies": {"apiServer": {"cidrs": []}}}, "networkPolicies.apiServer.cidrs: name the networks"),
+    ({"networkPolicies": {"apiServer": {"cidrs": ["10.96.0.1"]}}}, "/networkPolicies/apiServer/cidrs/0"),
 ]
 
 
@@ -135,9 +139,10 @@ def test_a_bad_value_is_refused_with_its_place(values: dict[str, Any], message: 
     assert message in str(told.value)
 
 
-def test_a_long_release_name_is_refused() -> None:
+def test_a_long_release_name_is_refused(tmp_path: Path) -> None:
+    values = written(API_SERVER, tmp_path)
     with pytest.raises(Refused, match="40 characters at most"):
-        run("template", "t" * 41, str(CHART), "--namespace", NAMESPACE, "--kube-version", KUBERNETES)
+        run("template", "t" * 41, str(CHART), "--namespace", NAMESPACE, "--kube-version", KUBERNETES, *values)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -334,7 +339,7 @@ REACHED = {
     "hub": {"service", "front-door API", "postgresql", "workspace", "other workspace", "API server", "internet"},
     "service": {"hub", "postgresql"},
     "front-door": {"hub", "service", "workspace", "other workspace"},
-    "proxy": {"service", "API server", "internet"},
+    "proxy": {"service", "API server"},
     "postgresql": set(),
     "workspace": {"hub", "front-door", "internet"},
     "run": {"service", "front-door", "internet"},
@@ -367,6 +372,14 @@ def test_a_database_elsewhere_is_reached_at_its_address_only(rendered: dict[str,
     for component in ("hub", "service"):
         assert passes(policies, ends()[component], End(address="192.0.2.7"), 6432)
         assert not passes(policies, ends()[component], End(address="192.0.2.8"), 6432)
+
+
+def test_an_api_server_anywhere_is_not_where_a_machine_s_credentials_are(rendered: dict[str, list[Document]]) -> None:
+    policies = [d for d in rendered["everything said"] if d["kind"] == "NetworkPolicy"]
+    for component in ("hub", "proxy"):
+        assert passes(policies, ends()[component], End(address="203.0.113.7"), 443)
+        for closed in ("169.254.169.254", "127.0.0.1", "fd00:ec2::254", "fe80::1"):
+            assert not passes(policies, ends()[component], End(address=closed), 443), closed
 
 
 def test_the_front_door_can_be_closed_to_all_but_some(rendered: dict[str, list[Document]]) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from tests.cluster.centre import kind_of
 from tests.cluster.machine import Machine
-from tests.helm.chart import RELEASE, Document, pod_templates, template
+from tests.helm.chart import RELEASE, Document, named, pod_templates, template
 from tests.helm.test_chart import CASES
 from volcano_client import ClusterApiError, Collection, Kind, Transport
 
 NAMESPACES = Kind("v1", "Namespace", "namespaces", namespaced=False)
+SERVICES = Kind("v1", "Service", "services")
+SLICES = Kind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 FIRST = ("PriorityClass", "ServiceAccount")
 """What a pod names must be there before it is looked at."""
@@ -33,8 +35,9 @@ def kind(document: Document) -> Kind:
 class Place:
     """Namespaces of the test's own with what a rendered chart needs there."""
 
-    def __init__(self, admin: Transport, folder: Path) -> None:
+    def __init__(self, admin: Transport, folder: Path, kubeconfig: Path) -> None:
         self.admin = admin
+        self.kubeconfig = kubeconfig
         self.folder = folder
         self.prefix = f"h{uuid4().hex[:8]}"
         self.namespace = f"{self.prefix}-system"
@@ -62,7 +65,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(cluster: Machine, transport: Transport, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     assert cluster.is_up()
-    found = Place(transport, tmp_path_factory.mktemp("objects"))
+    found = Place(transport, tmp_path_factory.mktemp("objects"), cluster.kubeconfig)
     yield found
     found.close()
 
@@ -83,6 +86,24 @@ def test_the_api_server_takes_every_object_and_every_pod(place: Place, case: str
         found = {"apiVersion": "v1", "kind": "Pod", "metadata": {**pod["metadata"], "name": name, "namespace": place.namespace}}
         found["spec"] = pod["spec"]
         Collection(place.admin, kind(found)).check(found)
+
+
+def test_hub_and_proxy_reach_the_api_server_that_the_cluster_tells_and_nothing_else_of_its_kind(place: Place) -> None:
+    values = {"networkPolicies": {"apiServer": {"cidrs": [], "ports": [6443]}}}
+    asked = ("--dry-run=server", "--kubeconfig", str(place.kubeconfig))
+    documents = template(values, place.folder, *asked, namespace=place.namespace)
+    service, slice_ = (Collection(place.admin, kind).get("kubernetes", "default") for kind in (SERVICES, SLICES))
+    assert service is not None
+    assert slice_ is not None
+    addresses = [*service["spec"]["clusterIPs"], *(a for end in slice_["endpoints"] for a in end["addresses"])]
+    wanted = {
+        "to": [{"ipBlock": {"cidr": f"{address}/32"}} for address in dict.fromkeys(addresses)],
+        "ports": [{"protocol": "TCP", "port": port} for port in dict.fromkeys([6443, 443, slice_["ports"][0]["port"]])],
+    }
+    for name in ("hub", "proxy"):
+        policy = named(documents, "NetworkPolicy", f"{RELEASE}-{name}")
+        assert wanted in policy["spec"]["egress"]
+        Collection(place.admin, kind(policy)).check(policy)
 
 
 def test_pod_security_would_refuse_what_is_not_restricted(place: Place) -> None:

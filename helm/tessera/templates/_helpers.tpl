@@ -133,13 +133,40 @@ http://{{ include "tessera.host" (dict "root" . "component" "front-door") }}:{{ 
   ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]
 {{- end }}
 
+{{/* To the networks that the values name, or else to what the cluster says of its API server: the Service and the machines behind. */}}
 {{- define "tessera.egressToApiServer" -}}
+{{- $cidrs := .Values.networkPolicies.apiServer.cidrs }}
+{{- $ports := .Values.networkPolicies.apiServer.ports }}
+{{- if not $cidrs }}
+{{- $service := lookup "v1" "Service" "default" "kubernetes" }}
+{{- $slice := lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes" }}
+{{- $addresses := (($service).spec).clusterIPs | default list }}
+{{- range ($slice).endpoints }}
+{{- $addresses = concat $addresses .addresses }}
+{{- end }}
+{{- range concat ((($service).spec).ports | default list) (($slice).ports | default list) }}
+{{- $ports = append $ports (int .port) }}
+{{- end }}
+{{- range $addresses | uniq }}
+{{- $cidrs = append $cidrs (printf "%s/%s" . (ternary "128" "32" (contains ":" .))) }}
+{{- end }}
+{{- if not $cidrs }}
+{{- fail "networkPolicies.apiServer.cidrs: name the networks of the API server (kubectl get service,endpointslice kubernetes --namespace default); helm finds them out by itself only at the cluster, with helm install and helm upgrade" }}
+{{- end }}
+{{- end }}
 - to:
-    {{- range .Values.networkPolicies.apiServer.cidrs }}
-    - ipBlock: {cidr: {{ . | quote }}}
+    {{- range $cidrs }}
+    - ipBlock:
+        cidr: {{ . | quote }}
+        {{- /* Nobody's API server: the machine itself, and where clouds tell a machine its credentials. */}}
+        {{- if eq . "0.0.0.0/0" }}
+        except: [169.254.0.0/16, 127.0.0.0/8]
+        {{- else if eq . "::/0" }}
+        except: ["fe80::/10", "::1/128", "fd00:ec2::254/128"]
+        {{- end }}
     {{- end }}
   ports:
-    {{- range .Values.networkPolicies.apiServer.ports }}
+    {{- range $ports | uniq }}
     - {protocol: TCP, port: {{ . }}}
     {{- end }}
 {{- end }}
