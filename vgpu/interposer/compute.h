@@ -63,6 +63,7 @@ void turn_look(struct turn *turn, uint64_t now);              /* reads what the 
 bool turn_take(struct turn *turn, uint64_t now);              /* after a look: takes it if it is ours to take, else says that we wait */
 bool turn_is_over(const struct turn *turn, uint64_t now);     /* after a look: somebody else is due */
 uint64_t turn_since(const struct turn *turn);                 /* 0: it has none */
+void turn_renew(struct turn *turn, uint64_t now);             /* after a look: it goes on, and its work does */
 void turn_end(struct turn *turn);                             /* also stops waiting */
 void turn_used(struct turn *turn, int64_t device_ns);         /* device time, or a correction */
 void turn_beat(struct turn *turn, uint64_t now, uint64_t until);
@@ -81,7 +82,7 @@ struct cost {
 };
 uint64_t cost_key(const void *function, uint64_t blocks);
 bool cost_of(uint64_t key, uint64_t *ns); /* false: unknown, or it is time to measure it again */
-void cost_learn(uint64_t key, uint64_t ns);
+void cost_learn(uint64_t key, uint64_t ns, bool of_many);
 
 /* lanes.c */
 void lanes_begin(unsigned card);      /* a context is there */

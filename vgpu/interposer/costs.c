@@ -5,7 +5,7 @@
 #define ENTRIES 4096u
 #define UNIT UINT64_C(16)   /* ns, so that 32 bits hold a minute */
 #define FIRST 8u            /* launches that are measured one by one */
-#define EVERY 64u           /* then one of so many */
+#define EVERY 256u          /* then one of so many, unless they are measured many at a time, which is more exact */
 
 static struct cost costs[ENTRIES];
 
@@ -40,7 +40,7 @@ bool cost_of(uint64_t key, uint64_t *ns)
 
 /* Moves by an eighth of the difference, and by no more than a sixteenth of what is known: a thread that is interrupted between its
    marks would else make all its kernels seem long. */
-void cost_learn(uint64_t key, uint64_t ns)
+void cost_learn(uint64_t key, uint64_t ns, bool of_many)
 {
     struct cost *entry = entry_of(key);
     uint64_t units = ns / UNIT ? ns / UNIT : 1;
@@ -57,4 +57,6 @@ void cost_learn(uint64_t key, uint64_t ns)
     if (!step)
         step = (int64_t)units > known ? 1 : (int64_t)units < known ? -1 : 0;
     __atomic_store_n(&entry->ns, (uint32_t)(known + step), __ATOMIC_RELAXED);
+    if (of_many)
+        __atomic_store_n(&entry->seen, 4 * FIRST + 1, __ATOMIC_RELAXED);
 }

@@ -112,7 +112,8 @@ bool fence_before(struct lane *lane, struct launch *launch, struct fence *fence)
 void fence_after(struct lane *lane, struct work *work, struct fence *fence, bool per_thread)
 {
     uint64_t now = clock_ns();
-    fence->mixed = lane->turn.beside || (lane->turn.contended && now - turn_since(&lane->turn) < SETTLING);
+    fence->beside = lane->turn.beside;
+    fence->mixed = fence->beside || (lane->turn.contended && now - turn_since(&lane->turn) < SETTLING);
     fence->idle_ns = fence->before_ns ? now - fence->before_ns : 0;
     fence->end = take_event(lane, fence->context);
     if (!fence->end || mark(fence->end, work->stream, per_thread)) {
@@ -153,9 +154,10 @@ static uint64_t measured(struct lane *lane, const struct fence *fence)
     took -= fence->idle_ns < took / 2 ? fence->idle_ns : took / 2; /* a call takes as long as a short kernel */
     if ((fence->mixed || lane->turn.beside) && took < LONG && !fence->guessed)
         return fence->cost;
-    took /= 1 + lane->turn.beside;
+    /* Others who came when it was nearly done, or went when it had just begun, have had nothing to speak of. */
+    took /= 1 + (fence->beside < lane->turn.beside ? fence->beside : lane->turn.beside);
     if (fence->key && fence->count)
-        cost_learn(fence->key, took / fence->count);
+        cost_learn(fence->key, took / fence->count, fence->count > 1);
     if (fence->before_ns && !fence->guessed && took > 2 * fence->cost && took - fence->cost < INTERRUPTION)
         return fence->cost;
     return took < lane->credit_ns ? took : lane->credit_ns;

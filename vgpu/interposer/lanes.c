@@ -127,7 +127,8 @@ static uint64_t step(struct lane *lane, uint64_t now, uint64_t cost, enum why *w
     }
     *why = FOR_SELF;
     bool stuck = fences_overdue(lane, now, STUCK) && now - lane->let_ns > STUCK;
-    uint64_t before = bound > cost + HANDOVER ? bound - cost : HANDOVER; /* so much may be ahead of this launch */
+    uint64_t least = bound == OUTRANKED ? HANDOVER / 3 : HANDOVER;
+    uint64_t before = bound > cost + least ? bound - cost : least; /* so much may be ahead of this launch */
     if (ahead > before && !stuck)
         return at_least(ahead - before);
     lane->let_ns = now;
@@ -239,6 +240,13 @@ void launch_leave(struct launch *launch, CUresult result)
         mark_open_work(launch);
 }
 
+/* The next launch has to ask again. */
+static void give_turn(struct lane *lane, uint64_t now)
+{
+    take_room_back(lane, now);
+    turn_end(&lane->turn);
+}
+
 /* Ends turns that are over or that nobody uses; says that this process is there, and how far its work reaches. */
 static uint64_t tick(struct lane *lane, uint64_t now)
 {
@@ -252,13 +260,15 @@ static uint64_t tick(struct lane *lane, uint64_t now)
     if (over || (turn->contended && __atomic_load_n(&lane->room_ns, __ATOMIC_RELAXED) > (int64_t)CONTENDED))
         take_room_back(lane, now);
     if (turn->holds && over && (ahead <= HANDOVER || fences_overdue(lane, now, OVERDUE)))
-        turn_end(turn);
+        give_turn(lane, now);
+    else if (!over && !fences_overdue(lane, now, OVERDUE))
+        turn_renew(turn, now);
     if (ahead || lane->waiting)
         lane->idle_ns = 0;
     else if (!lane->idle_ns)
         lane->idle_ns = now;
     else if (now - lane->idle_ns > IDLE_TURN && (turn->contended || turn->lower_waits) && turn->holds)
-        turn_end(turn);
+        give_turn(lane, now);
     if (lane->idle_ns && now - lane->idle_ns > IDLE_LANE) {
         take_room_back(lane, now); /* the next launch wakes the keeper */
         turn_leave(turn);

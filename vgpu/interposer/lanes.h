@@ -16,6 +16,7 @@ struct fence {
     bool owns_start, lends_end, done;
     bool guessed; /* nothing is known of the function */
     bool mixed;   /* others may have had the card, too, when it was submitted */
+    unsigned beside; /* how many others had work on the card when it was submitted */
     uint64_t cost, count, key; /* key 0: of several functions */
     uint64_t before_ns; /* when the start was marked in a stream without work; 0: it was not */
     uint64_t idle_ns;   /* how long the card may have waited for the call after that mark */

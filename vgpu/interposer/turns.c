@@ -18,6 +18,7 @@
 #define MOST_WAIT (5000 * MS)
 #define STALE (200 * MS)
 #define TAKEN_SOON (3 * MS) /* who is next takes a free card in this time, else the one after */
+#define LEFTOVER (1 * MS)   /* so little work of others hardly counts */
 #define AHEAD (20 * MS)     /* of virtual time, that who was idle is put before the others */
 #define MOST_LAG (10000 * MS) /* and so far it may be behind them, as after long kernels of theirs; a limit may keep it back for longer */
 #define LONG_AGO (5000 * MS)
@@ -69,7 +70,7 @@ static struct sum sum_of(const struct tessera_turns_card *card, int but, uint64_
         bool overrun = held && now > due + PATIENCE;
         if (held && !overrun && (!sum.held_ns || before(held, now) < sum.held_ns))
             sum.held_ns = before(held, now);
-        sum.working += until > now;
+        sum.working += until > now + LEFTOVER;
         if (held && until > sum.until_ns)
             sum.until_ns = until;
     }
@@ -200,7 +201,7 @@ bool turn_take(struct turn *turn, uint64_t now)
         __atomic_store_n(&seat->wanted_ns, now, __ATOMIC_RELEASE);
     }
     turn_beat(turn, now, seat->until_ns);
-    bool free = !turn->blocked && (is_next(turn, wanted) || (turn->free_ns && now - turn->free_ns > TAKEN_SOON));
+    bool free = !turn->blocked && (is_next(turn, wanted) || (turn->free_ns && now > turn->free_ns + TAKEN_SOON));
     if (!free && now - wanted < MOST_WAIT)
         return false;
     /* Somebody else may have seen the card free as well: the later one gives way. */
@@ -229,6 +230,13 @@ bool turn_is_over(const struct turn *turn, uint64_t now)
 uint64_t turn_since(const struct turn *turn)
 {
     return __atomic_load_n(&own_seat(turn)->held_ns, __ATOMIC_RELAXED);
+}
+
+/* Nobody of its class waits: it may as well begin anew. Who does not say so for long is taken to hang. */
+void turn_renew(struct turn *turn, uint64_t now)
+{
+    if (turn->holds && !turn->waiting)
+        __atomic_store_n(&own_seat(turn)->held_ns, now, __ATOMIC_RELEASE);
 }
 
 void turn_end(struct turn *turn)
@@ -268,7 +276,7 @@ void turn_leave(struct turn *turn)
 
 bool turn_outranked(const struct turn *turn, uint64_t now)
 {
-    return turn->outranked_ns && now - turn->outranked_ns < LONG_AGO;
+    return turn->outranked_ns && now < turn->outranked_ns + LONG_AGO; /* it may have been seen after `now` */
 }
 
 /* Who is next looks often; the others until the present turn may be over. */
