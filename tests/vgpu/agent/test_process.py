@@ -34,7 +34,7 @@ def test_a_container_gets_library_nodes_and_limits_and_cannot_have_more(node: No
     minor = node.machine.uuids.index(card.uuid)
     assert {path.name for path in (container.folder / "dev").iterdir()} == {f"nvidia{minor}", *SHARED}
     mounts = {mount.container_path: (Path(mount.host_path), mount.read_only) for mount in container.answer.mounts}
-    assert {path for path, (_host, read_only) in mounts.items() if not read_only} == {"/run/tessera/usage"}
+    assert {path for path, (_host, read_only) in mounts.items() if not read_only} == {"/run/tessera/usage", "/run/tessera/turns"}
     preload, _read_only = mounts["/etc/ld.so.preload"]
     assert preload.read_text() == "/usr/local/lib/tessera/libtessera_vgpu.so\n"
     assert container.units() == 32
