@@ -54,7 +54,7 @@ class TaskOptions(TypedDict, total=False):
     """Whose variables the parts read to find each other: ``pytorch``, ``tensorflow``, ``mpi``; ``none`` by default."""
     kind: Literal["script", "training", "finetune", "service"]
     """What lists call a script; a notebook is always one. A service runs until it is stopped, and other tasks of the tenant reach
-    it at ``task.progress.address``."""
+    it at its ``progress.address``."""
     port: int
     """Where a service listens, told to it as ``TESSERA_PORT``; 8080 by default."""
     tenant: str
