@@ -153,8 +153,6 @@ class Picture:
                 self._use.pop(key, None)
             else:
                 self._use[key] = use
-            if run is not None:
-                self._touched.add(run)
             if run is not None and change.what == "SET":
                 self._pods_of[run] = {**self._pods_of.get(run, {}), key: without_bulk(change.document)}
             elif run is not None:
@@ -163,6 +161,8 @@ class Picture:
                     self._pods_of[run] = left
                 else:
                     self._pods_of.pop(run, None)
+            if run is not None:  # last, so that who is told of it finds it
+                self._touched.add(run)
         self._woken()
 
     def _take_group(self, change: Change) -> None:
