@@ -12,24 +12,33 @@
 #define SETTLING (2 * MS) /* what the one before has left on the card is gone so long after a turn began */
 #define INTERRUPTION (1 * MS) /* so much more than it should take: rather the thread stood still between its marks */
 #define LONG (20 * MS)    /* of so long a kernel, a part that others had of the time does not matter much */
+#define PLACES 8u /* where a stream may be in the table, so that some dozen streams do not push each other out */
 #define MOST_CREDIT (1000 * MS)
 
-static unsigned place_of(CUstream stream)
+static struct work *nth_work(struct lane *lane, CUstream stream, unsigned n)
 {
-    return (unsigned)(((uint64_t)(uintptr_t)stream * UINT64_C(0x9e3779b97f4a7c15)) >> 58);
+    uint64_t home = ((uint64_t)(uintptr_t)stream * UINT64_C(0x9e3779b97f4a7c15)) >> 58;
+    return &lane->works[(home + n) % MOST_WORKS];
 }
 
 struct work *work_find(struct lane *lane, CUstream stream, bool per_thread)
 {
-    struct work *work = &lane->works[place_of(stream)];
-    bool same = __atomic_load_n(&work->used, __ATOMIC_ACQUIRE) == 1u + per_thread && work->stream == stream;
-    return same ? work : NULL;
+    for (unsigned n = 0; n < PLACES; n++) {
+        struct work *work = nth_work(lane, stream, n);
+        if (__atomic_load_n(&work->used, __ATOMIC_ACQUIRE) == 1u + per_thread && work->stream == stream)
+            return work;
+    }
+    return NULL;
 }
 
 /* A stream that another one has pushed out loses its open work, which was paid for as thought. */
 struct work *work_make(struct lane *lane, CUstream stream, bool per_thread)
 {
-    struct work *work = &lane->works[place_of(stream)];
+    struct work *work = NULL;
+    for (unsigned n = 0; n < PLACES && !work; n++)
+        work = nth_work(lane, stream, n)->used ? NULL : nth_work(lane, stream, n);
+    if (!work)
+        work = nth_work(lane, stream, lane->pushed_out++ % PLACES);
     __atomic_store_n(&work->used, 0, __ATOMIC_RELEASE);
     work->stream = stream;
     work->open = work->key = work->last = 0;

@@ -58,6 +58,7 @@ struct lane {
     uint64_t idle_ns;
     uint64_t let_ns;  /* when a launch was last let through although work is overdue */
     unsigned waiting; /* threads that want to launch */
+    unsigned pushed_out;
     unsigned spares;
     CUcontext spare_context;
     CUevent spare[MOST_SPARE];

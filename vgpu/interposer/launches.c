@@ -86,6 +86,17 @@ EXPORTED CUresult cuGraphLaunch_ptsz(CUgraphExec graph, CUstream stream)
     return launch_graph(graph, stream, true, driver()->cuGraphLaunch_ptsz);
 }
 
+/* Counted on the card of the first part, whose context is current as a rule. */
+EXPORTED CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *parts, unsigned int count, unsigned int flags)
+{
+    const bool per_thread = false;
+    if (!parts || !count)
+        return driver()->cuLaunchCooperativeKernelMultiDevice(parts, count, flags);
+    CUstream stream = parts->hStream;
+    COUNTED(parts->function, product(parts->gridDimX, parts->gridDimY, parts->gridDimZ),
+            driver()->cuLaunchCooperativeKernelMultiDevice(parts, count, flags));
+}
+
 /* Of CUDA before 4: the size of the block is the function's. */
 EXPORTED CUresult cuLaunchGridAsync(CUfunction function, int width, int height, CUstream stream)
 {
