@@ -77,7 +77,11 @@ class Container:
         given = self.node.machine.environment() | {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in self.limits().cards)}
         if library:
             mounts = {mount.container_path: mount.host_path for mount in self.answer.mounts}
-            given |= {"LD_PRELOAD": mounts["/usr/local/lib/tessera/libtessera_vgpu.so"], "TESSERA_TRIAL_PAGES": str(self.folder)}
+            given |= {
+                "LD_PRELOAD": mounts["/usr/local/lib/tessera/libtessera_vgpu.so"],
+                "TESSERA_TRIAL_PAGES": str(self.folder),
+                "TESSERA_TRIAL_NODE": mounts["/run/tessera/node"],
+            }
         return given
 
     def start(self, command: Sequence[str], library: bool = True) -> subprocess.Popen[str]:

@@ -88,6 +88,20 @@ def test_a_book_that_says_too_much_does_not_hide_what_is_beyond_the_limit(node: 
     eventually(lambda: "over_limit" in node.remarks(container), "the finding")
 
 
+def test_time_that_is_not_booked_is_found_and_booked_time_never(make_node: Callable[..., Node]) -> None:
+    node = make_node("--look-s", "0.5")
+    node.start()
+    thief, honest = node.run("thief", 30, "1024"), node.run("honest", 30, "1024", limit="60")
+    busy = honest.start([str(node.programs["load"]), "async", "2000000", "600"])
+    assert busy.stdin is not None
+    busy.stdin.write("go\n")
+    busy.stdin.flush()
+    thief.start([str(node.programs["driver_worker"]), "flood", "2000000"], library=False)
+    eventually(lambda: {"hidden_time", "no_library"} <= node.remarks(thief), "the finding")
+    eventually(lambda: node.uses("device_seconds_total", honest) > 3, "work of the honest one")
+    assert node.remarks(honest) == set()
+
+
 def test_what_goes_around_is_ended_if_the_operator_wants_and_nothing_else(make_node: Callable[..., Node]) -> None:
     node = make_node("--on-bypass", "end")
     node.start()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tessera_vgpu.agent.delivery import LIBRARY_IN_CONTAINER, inodes, install
 from tessera_vgpu.agent.evidence import Context, Evidence, Holding, Tenant
 from tessera_vgpu.agent.judging import judge
 from tessera_vgpu.agent.meters import Meter
+from tessera_vgpu.agent.pace import Pace
 from tessera_vgpu.agent.processes import Process
 from tessera_vgpu.agent.view import Bypass
 from tessera_vgpu.bindings import Binding, Contexts, Owner, Share, Terms, held, resized
@@ -191,6 +193,35 @@ def test_what_is_a_bypass_and_what_is_not(seen: Evidence, kinds: set[Bypass]) ->
     found = judge(seen, CONTEXTS, 100 * MIB)
     assert {finding.kind for finding in found} == kinds
     assert all(who == (HONEST,) for who in found.values())
+
+
+def looks(busy: list[int], booked_s: list[float]) -> set[Bypass]:
+    """Return what is found in any of looks half a second apart."""
+    pace, found = Pace(), set[Bypass]()
+    for look, (percent, seconds) in enumerate(zip(busy, booked_s, strict=True)):
+        seen = evidence(100, 0)
+        (before,) = seen.holdings
+        after = replace(before.after, totals=(Ledger(0, int(seconds * 1e9), 0, 0),))
+        holding = replace(before, after=after)
+        context = replace(seen.contexts[0], tenant=replace(seen.contexts[0].tenant, holding=holding))
+        told = replace(seen, holdings=(holding,), contexts=(context,), busy={("GPU-a", HONEST.pid): percent})
+        found |= {finding.kind for finding in pace.judge(told, look * 500_000_000)}
+    return found
+
+
+def test_time_that_nobody_booked_is_found_and_late_samples_of_honest_work_are_not() -> None:
+    assert looks([100] * 12, [0.0] * 12) == {Bypass.HIDDEN_TIME}
+    assert looks([60] * 12, [0.5 * 0.2 * look for look in range(12)]) == {Bypass.HIDDEN_TIME}
+    assert looks([100] * 12, [0.5 * look for look in range(12)]) == set()
+    assert looks([45] * 12, [0.5 * 0.25 * look for look in range(12)]) == set()  # within the tolerance
+    # It works for two seconds and stops for two; the driver says so a second later.
+    worked = [0.0]
+    for look in range(1, 40):
+        worked.append(worked[-1] + (0.5 if look % 8 < 4 else 0.0))
+    late = [100 if (look - 2) % 8 < 4 else 0 for look in range(40)]
+    assert looks(late, worked) == set()
+    # A page that goes back, as a container that starts again, proves nothing by itself.
+    assert looks([0] * 12, [5.0] * 6 + [0.0] * 6) == set()
 
 
 def test_less_memory_stays_taken_until_it_is_settled_and_more_ends_that() -> None:

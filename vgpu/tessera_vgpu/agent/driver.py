@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +21,8 @@ pynvml: Final[Any] = _pynvml
 """It has no types, and makes most of its exceptions when it is imported."""
 LOG: Final = logging.getLogger(__name__)
 _BYTES_PER_MIB: Final = 1 << 20
+_HUNDRED: Final = 100
+_FRESH_US: Final = 1_500_000
 _PCI: Final = Path("/sys/bus/pci/devices")
 _NVLINK, _SWITCH, _NODE, _FAR = range(4)
 _SWITCHES: Final = frozenset(
@@ -118,6 +121,24 @@ class Driver:
                 self._shut()
                 raise _unavailable(error) from error
             return found
+
+    def utilisation(self, uuid: str) -> dict[int, int]:
+        """Return the percent of a card's time that processes used in the newest sample of each, of the last seconds.
+
+        Empty where the driver does not tell (MIG, some virtual cards), and where it has no sample.
+        """
+        with self._lock:
+            since_us = time.time_ns() // 1000 - _FRESH_US
+            try:
+                self._begin()
+                samples = pynvml.nvmlDeviceGetProcessUtilization(pynvml.nvmlDeviceGetHandleByUUID(uuid), since_us)
+            except (pynvml.NVMLError, VgpuError):
+                return {}
+            newest: dict[int, Any] = {}
+            for sample in samples:
+                if sample.pid not in newest or newest[sample.pid].timeStamp < sample.timeStamp:
+                    newest[sample.pid] = sample
+            return {pid: min(sample.smUtil, _HUNDRED) for pid, sample in newest.items()}
 
     def _all(self) -> list[tuple[Any, DriverCard]]:
         with self._lock:

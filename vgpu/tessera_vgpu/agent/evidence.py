@@ -52,6 +52,7 @@ class Evidence:
 
     Attributes:
         opened: tenants without a context, as far as the driver says, that have a card's node open.
+        busy: card and process → percent of the card's time that the driver says it used of late; who used none is not there.
         other_bytes: card → what processes that are no tenants have there; the cards that the driver has told about.
         failure: why it did not tell about the others.
     """
@@ -59,6 +60,7 @@ class Evidence:
     holdings: tuple[Holding, ...]
     contexts: tuple[Context, ...] = ()
     opened: tuple[Tenant, ...] = ()
+    busy: Mapping[tuple[str, int], int] = field(default_factory=dict)
     other_bytes: Mapping[str, int] = field(default_factory=dict)
     failure: VgpuError | None = None
 
@@ -111,7 +113,14 @@ def collect(
                 contexts.append(Context(who, card, amount))
     looked = processes.of_pods(by_pod) if others is None else others
     opened = [tenant(pid) for pid in looked if pid not in with_context and processes.holds_card(pid)]
-    return Evidence(holdings, tuple(contexts), tuple(one for one in opened if one is not None), rest, failure)
+    return Evidence(
+        holdings,
+        tuple(contexts),
+        tuple(one for one in opened if one is not None),
+        {(card, pid): percent for card in on_cards for pid, percent in sources.driver.utilisation(card).items()},
+        rest,
+        failure,
+    )
 
 
 def _ask(driver: Driver, cards: Iterable[str]) -> tuple[dict[str, dict[int, int | None]], VgpuError | None]:

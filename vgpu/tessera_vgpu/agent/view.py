@@ -25,6 +25,8 @@ class Bypass(StrEnum):
     """The driver says that a process has more than it has booked."""
     OVER_LIMIT = "over_limit"
     """The driver says that a container has more than its limit, whatever its books say."""
+    HIDDEN_TIME = "hidden_time"
+    """The driver says that a container uses more of a card's time than its processes book."""
     FOREIGN_CARD = "foreign_card"
     """A process has a context on a card that its container was not given."""
 
