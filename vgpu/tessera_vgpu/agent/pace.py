@@ -1,0 +1,74 @@
+"""Which containers use more of a card's time than they book: the driver's word over some seconds beside their pages.
+
+The driver samples a process's share of time over up to a second, whole percents, and shows it a little later (``nvml.h``,
+``nvmlDeviceGetProcessUtilization``). So what it says of a window is compared with what was booked in that window *and in the time
+before that its samples may cover*: a program that stops, or works now and then, is never found for that.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tessera_vgpu.agent.evidence import Evidence
+from tessera_vgpu.agent.processes import Process
+from tessera_vgpu.agent.view import Bypass, Finding
+
+WINDOW_NS: Final = 3_000_000_000
+BEFORE_NS: Final = 1_500_000_000
+"""How far back a sample that is read now may reach."""
+TOLERANCE: Final = 0.25
+"""Of the card's time. Copies and fills are not booked, and costs of launches are estimates."""
+_HUNDRED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    at_ns: int
+    busy: float
+    """Share of the card's time that the driver says, 1 is all of it."""
+    booked_ns: int
+
+
+class Pace:
+    """Remembers the looks of the last seconds, for each container and card."""
+
+    def __init__(self) -> None:
+        self._looks: dict[tuple[str, str], deque[_Look]] = {}
+
+    def judge(self, evidence: Evidence, now_ns: int) -> Mapping[Finding, tuple[Process, ...]]:
+        """Take a look in, and return who has hidden time of late, with its processes on that card.
+
+        Args:
+            now_ns: of a clock that never goes back.
+        """
+        found: dict[Finding, tuple[Process, ...]] = {}
+        living: dict[tuple[str, str], deque[_Look]] = {}
+        for holding in evidence.holdings:
+            for index, share in enumerate(holding.binding.shares):
+                key = holding.nonce, share.uuid
+                mine = [c.tenant.process for c in evidence.contexts if (c.tenant.holding.nonce, c.card) == key]
+                busy = sum(evidence.busy.get((share.uuid, process.pid), 0) for process in mine) / _HUNDRED
+                looks = living[key] = self._looks.get(key, deque())
+                looks.append(_Look(now_ns, min(busy, 1.0), holding.after.totals[index].device_time_ns))
+                while len(looks) > 1 and looks[1].at_ns <= now_ns - WINDOW_NS - BEFORE_NS:
+                    looks.popleft()
+                if mine and _hides(looks, now_ns):
+                    found[Finding(Bypass.HIDDEN_TIME, holding.nonce, share.uuid)] = tuple(mine)
+        self._looks = living
+        return found
+
+
+def _hides(looks: deque[_Look], now_ns: int) -> bool:
+    began = now_ns - WINDOW_NS
+    if looks[0].at_ns > began:
+        return False
+    used, last = 0.0, began
+    for look in looks:
+        if look.at_ns > began:
+            used += look.busy * (look.at_ns - last)
+            last = look.at_ns
+    booked = max(look.booked_ns for look in looks) - min(look.booked_ns for look in looks)
+    return used > booked + TOLERANCE * WINDOW_NS
