@@ -220,7 +220,9 @@ async def test_a_pod_taken_away_ends_the_run_and_nothing_is_left(site: Kubernete
     driver = await site.start()
     lease, source = several(make_lease(OBEDIENT, kind="training", lifecycle={"grace_seconds": 2}), 2)
     await site.submit(lease, source)
-    await site.wait_for_output(lease, b"began")
+    async with asyncio.timeout(site.patience):
+        while any(site.double.logs[str(lease.run_id), part] != b"began\n" for part in ("output", "part-1")):
+            await asyncio.sleep(0.1)
     await site.kill(await site.wait(lease, "RUNNING"))
     run = await site.wait(lease)
     assert (run.phase, run.reason.code if run.reason else "") == ("FAILED", "cluster.cancelled")

@@ -13,13 +13,16 @@ import os
 import signal
 import sys
 
+# As process 1 of a container we hear nothing that we do not listen to, and what comes before that is lost: so before all else.
+heard = []
 if sys.argv[1:2] == ["prepare"]:
-    # As process 1 of a container nothing ends us unless we say so, and what comes before that is lost: so before all else.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+elif sys.argv[1:2] in (["launch"], ["serve"]):
+    signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
 
 from tessera_hub.proxy.courier.program import main
 
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:], heard))
 """
 
 

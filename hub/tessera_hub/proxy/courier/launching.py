@@ -47,10 +47,13 @@ class Several:
         return None if company is None else cls(company, uid, framework)
 
 
-def launch(places: Places, runner: Path, order: Path, several: Several | None = None, *, confined: bool = False) -> int:
+def launch(
+    places: Places, runner: Path, order: Path, heard: list[int], several: Several | None = None, *, confined: bool = False
+) -> int:
     """Run the runner to its end and return its status; a run that was started before, dead or alive, is not started again.
 
     Args:
+        heard: signals that have come already.
         confined: we are not process 1 and share the container with a more privileged one: what runs below us gains no
             privileges by any program of the image, and what loses its parent stays ours.
     """
@@ -63,10 +66,10 @@ def launch(places: Places, runner: Path, order: Path, several: Several | None = 
         return TAKEN
     lock = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    return Launcher(places, order).run([sys.executable, "-I", str(runner), str(places.run)], several)
+    return Launcher(places, order, heard).run([sys.executable, "-I", str(runner), str(places.run)], several)
 
 
-def serve(places: Places, runner: Path, order: Path) -> int:
+def serve(places: Places, runner: Path, order: Path, heard: list[int]) -> int:
     """Run the runner of a service to its end and return its status; the engine starts us again, and what was left is removed."""
     lock = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -75,7 +78,7 @@ def serve(places: Places, runner: Path, order: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             left.unlink()
     shutil.rmtree(places.run / "claim", ignore_errors=True)
-    launcher = Launcher(places, order)
+    launcher = Launcher(places, order, heard)
     with contextlib.suppress(OSError):  # the output of all starts together has the room of one
         launcher.room -= (places.control / "output.log").stat().st_size
     return launcher.run([sys.executable, "-I", str(runner), str(places.run)])
@@ -96,14 +99,14 @@ def confine() -> None:
 class Launcher:
     """One run's processes."""
 
-    def __init__(self, places: Places, order: Path) -> None:
+    def __init__(self, places: Places, order: Path, heard: list[int]) -> None:
         self.places = places
         self.order = order
         run = json.loads((places.run / "run.json").read_bytes())
         limit = (run.get("limits") or {}).get("output_bytes") or DEFAULT_OUTPUT_BYTES
         self.room = int(limit) + OUTPUT_SLACK_BYTES
         self.grace = float(run.get("grace_seconds", 30))
-        self.signals: list[int] = []
+        self.signals = heard
         self.stopping = False
         self.suspended = False
         self.shown = False

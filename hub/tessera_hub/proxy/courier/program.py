@@ -13,8 +13,12 @@ from tessera_hub.proxy.courier.settings import Settings
 from tessera_hub.proxy.courier.single import single
 
 
-def main(arguments: list[str]) -> int:
-    """Do one part and return the status to exit with."""
+def main(arguments: list[str], heard: list[int]) -> int:
+    """Do one part and return the status to exit with.
+
+    Args:
+        heard: signals that came before anybody here could listen, for who launches.
+    """
     parser = argparse.ArgumentParser(prog="courier", description="Take a run's bytes to and from the service.")
     parser.add_argument("part", choices=("prepare", "launch", "serve", "deliver", "single"))
     parser.add_argument("--root", type=Path, required=True, help="folder that the parts share")
@@ -30,11 +34,10 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     places = Places(given.root)
     if given.part == "launch":
-        return launch(
-            places, given.runner, given.order, Several.of(given.company, given.uid, given.framework), confined=given.confined
-        )
+        several = Several.of(given.company, given.uid, given.framework)
+        return launch(places, given.runner, given.order, heard, several, confined=given.confined)
     if given.part == "serve":
-        return serve(places, given.runner, given.order)
+        return serve(places, given.runner, given.order, heard)
     settings = Settings.read(given.settings)
     if given.part == "single":
         return single(Places(given.root, settings.user), settings, given.settings, given.claimant, given.runner)
