@@ -61,7 +61,11 @@ class Node:
         write_rosters(self.folder / "node", {name: self.limits(name, each) for name, each in self.containers.items()})
 
     def start(self, name: str, mode: str, ns: int, seconds: float = 600) -> subprocess.Popen[str]:
-        """Start a program of a container; it waits for :meth:`go`."""
+        """Start a program that keeps the card busy; it waits for :meth:`go`."""
+        return self.start_program(name, "load", mode, ns, seconds * DILATION)
+
+    def start_program(self, name: str, *command: object) -> subprocess.Popen[str]:
+        """Start a program of a container, and return it when it has said "ready"."""
         trial = {
             "LD_PRELOAD": str(LIBRARY),
             "TESSERA_TRIAL_PAGES": str(self.folder / name),
@@ -69,7 +73,7 @@ class Node:
             "TESSERA_TRIAL_DILATION_PPM": str(DILATION * 1_000_000),
         }
         process = subprocess.Popen(
-            [str(self.programs["load"]), mode, str(ns), str(seconds * DILATION)],
+            [str(self.programs[str(command[0])]), *map(str, command[1:])],
             env=self.machine.environment() | trial,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -187,6 +191,16 @@ def test_a_limit_is_changed_while_the_program_runs(node: Node) -> None:
     assert node.shares(seconds=1)["a"] < 30
     change_limits(node.folder / "a" / "limits", node.limits("a", Container(20, 70)))
     assert 55 < node.shares(settle=0.6)["a"] < 80
+
+
+def test_programs_that_wait_for_each_other_on_the_card_come_to_their_end(node: Node) -> None:
+    """As ranks of a collective do, on two slices of one card: who has the turn cannot go on before the other has had one."""
+    node.add(a=Container(50), b=Container(50))
+    counters = node.folder / "counters"
+    counters.write_bytes(bytes(16))
+    ranks = [node.start_program(name, "collective", counters, me, 4) for me, name in enumerate(("a", "b"))]
+    node.go()
+    assert [answer(rank, None) for rank in ranks] == ["done", "done"]
 
 
 @contextmanager
