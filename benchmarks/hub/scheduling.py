@@ -32,7 +32,7 @@ from tessera_hub.scheduling.loop import LoopSettings, Scheduler
 from tessera_hub.scheduling.places import cluster_excludes, pool_excludes
 from tessera_hub.schemas.protocol import Inventory, NodeShape, Pool
 from tessera_hub.schemas.resources import CardMode, CardRequest, Resources
-from tessera_hub.schemas.tasks import Role, TaskKind, TaskSpec
+from tessera_hub.schemas.tasks import InputFile, Inputs, Role, TaskKind, TaskSpec
 from tessera_hub.store import Store
 from tessera_hub.store.migrate import upgrade
 
@@ -41,7 +41,7 @@ CLASSES = ("A100-80G", "H100-80G", "V100-32G", "L40S-48G")
 SUBMIT = """
 WITH s AS (SELECT gen_random_uuid() t, gen_random_uuid() r, n FROM generate_series(:first, :last) n),
 t AS (INSERT INTO task (id, name, kind, principal_id, tenant_id, queue_id, priority, phase, spec, request, run_id, attempts,
- created_at, version) SELECT s.t, 'b', 'service', 1, q.tenant_id, q.id, 40 + 10 * (n % 3), 'QUEUED',
+ created_at, version) SELECT s.t, 'b', 'script', 1, q.tenant_id, q.id, 40 + 10 * (n % 3), 'QUEUED',
  (CAST(:specs AS jsonb)) -> (n % :shapes)::int, '{}', s.r, 1, now(), 1
  FROM s JOIN (SELECT id, tenant_id, row_number() OVER (ORDER BY id) - 1 i FROM queue WHERE parent_id IS NOT NULL) q
  ON q.i = (n / :shapes) % :queues RETURNING id, run_id, queue_id),
@@ -70,7 +70,9 @@ def specifications() -> list[dict[str, object]]:
     return [
         TaskSpec(
             name="b",
-            kind=TaskKind.SERVICE,
+            kind=TaskKind.SCRIPT,
+            entry="b.py",
+            inputs=Inputs(files=[InputFile(path="b.py", sha256="0" * 64, size=0)]),
             roles=[Role(replicas=n, resources=Resources(cpu_millicores=cpu, memory_mib=memory, cards=cards))],
         ).model_dump(mode="json")
         for n, cpu, memory, cards in asks

@@ -208,11 +208,13 @@ async def test_a_waiting_job_that_slurmctld_lost_is_submitted_again(
         lost = await site.wait(lease, "PENDING")
         # Its number goes to another job of the same person, which must not suffer for it: nobody looks until then.
         async with driver._look_lock:  # type: ignore[attr-defined]
-            await asyncio.to_thread(own.stop_controller, signal.SIGKILL)
+            await asyncio.to_thread(own.lose_state)
             other, other_source = make_lease(SLEEPER.format(seconds=1))
             await site.submit(other, other_source)
-            await asyncio.to_thread(own.lose_state)
-            assert (await site.wait(other, "PENDING")).native_id == lost.native_id
+            async with asyncio.timeout(site.patience):
+                while (found := await site.run(other)) is None or found.native_id is None:
+                    await asyncio.sleep(0.05)
+            assert found.native_id == lost.native_id
         async with asyncio.timeout(site.patience):
             while (again := await site.wait(lease, "PENDING", "STARTING")).native_id in (None, lost.native_id):
                 await asyncio.sleep(0.05)
@@ -220,8 +222,8 @@ async def test_a_waiting_job_that_slurmctld_lost_is_submitted_again(
         unblock(own)
         assert (await site.wait(other)).phase == "SUCCEEDED"
         run = await site.wait(lease)
-        tell(run, *(found := await counts(site, lease)))
-        assert (run.phase, found, source.fetched) == ("SUCCEEDED", (1, 1), 1)
+        tell(run, *(counted := await counts(site, lease)))
+        assert (run.phase, counted, source.fetched) == ("SUCCEEDED", (1, 1), 1)
 
 
 @pytest.mark.usefixtures("block")

@@ -27,7 +27,7 @@ from tessera_hub.card_prices import default_card_prices
 from tessera_hub.quota.tenants import ensure_tenant
 from tessera_hub.schemas.protocol import Inventory, NodeShape, Pool
 from tessera_hub.schemas.resources import Resources
-from tessera_hub.schemas.tasks import Phase, Role, TaskKind, TaskSpec
+from tessera_hub.schemas.tasks import InputFile, Inputs, Phase, Role, TaskKind, TaskSpec
 from tessera_hub.store import Store
 from tessera_hub.store.engine import sync_url
 from tessera_hub.store.migrate import upgrade
@@ -42,6 +42,7 @@ RUNS, KILLS = 300, 10
 LIMITS = {"red": 50_000, "red/default": 30_000}
 """Millicores; a run asks for 1,000. The children of the root may take more together than the root may."""
 PATIENCE = 200.0
+SNAPSHOT = Inputs(files=[InputFile(path="t.py", sha256="0" * 64, size=0)])
 
 
 def cluster() -> Cluster:
@@ -121,7 +122,13 @@ async def set_up(store: Store) -> None:
         queues = (await session.scalars(sa.select(Queue).order_by(Queue.id))).all()
         for queue in queues:
             session.add(QueueDimension(queue_id=queue.id, dimension="cpu", limit=LIMITS[queue.path]))
-        spec = TaskSpec(name="t", kind=TaskKind.SERVICE, roles=[Role(resources=Resources(cpu_millicores=1000, memory_mib=512))])
+        spec = TaskSpec(
+            name="t",
+            kind=TaskKind.SCRIPT,
+            entry="t.py",
+            inputs=SNAPSHOT,
+            roles=[Role(resources=Resources(cpu_millicores=1000, memory_mib=512))],
+        )
         for number in range(RUNS):
             queue = queues[number % 2]
             where = Destination(tenant, "red", queue.id, queue.path)

@@ -23,7 +23,7 @@ from tessera_hub.scheduling.loop import LoopSettings, Scheduler
 from tessera_hub.scheduling.standing import standings
 from tessera_hub.schemas.protocol import Inventory, NodeShape, Pool, Timers
 from tessera_hub.schemas.resources import Resources
-from tessera_hub.schemas.tasks import Phase, Role, Schedule, TaskKind, TaskSpec
+from tessera_hub.schemas.tasks import InputFile, Inputs, Phase, Role, Schedule, TaskKind, TaskSpec
 from tessera_hub.store import Store
 from tessera_hub.store.migrate import upgrade
 from tessera_hub.store.tables import Cluster, Decision, Leader, Principal, Queue, QueueDimension, RunRow, TaskEventRow, TaskRow
@@ -32,6 +32,7 @@ from tessera_hub.tasks.storing import store_task
 from tessera_hub.tasks.submission import Destination
 
 LASTS = timedelta(seconds=15)
+SNAPSHOT = Inputs(files=[InputFile(path="t.py", sha256="0" * 64, size=0)])
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -74,7 +75,9 @@ async def submit(store: Store, count: int, *, cpu: int = 1000, at: datetime | No
         where = Destination(queue.tenant_id, "lab", queue.id, queue.path)
         role = Role(resources=Resources(cpu_millicores=cpu, memory_mib=512))
         schedule = None if at is None else Schedule(at=at)
-        spec = TaskSpec(name="t", kind=TaskKind.SERVICE, priority=priority, roles=[role], schedule=schedule)
+        spec = TaskSpec(
+            name="t", kind=TaskKind.SCRIPT, entry="t.py", inputs=SNAPSHOT, priority=priority, roles=[role], schedule=schedule
+        )
         tasks = [
             (await store_task(session, spec, where, principal_id=person, actor="user:ada", key=None))[0] for _ in range(count)
         ]
