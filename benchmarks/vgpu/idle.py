@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.rows import Row
 from benchmarks.vgpu.controls import EVERYONE, OTHERS, OURS, rivals
-from benchmarks.vgpu.machines import FULL, MS, Container, Control, Integers, Outcome, Setting, programs, run
-from benchmarks.vgpu.plots import draw
+from benchmarks.vgpu.machines import FULL, MS, Container, Control, Integers, Outcome, Setting, programs
+from benchmarks.vgpu.plots import run_and_draw
 
 BENCH = "idle"
 AT_ONCE = 2
@@ -70,9 +70,7 @@ def jain(shares: Iterable[float]) -> float:
 def measure(job: tuple[Control, list[Container]]) -> Outcome:
     """Run one."""
     control, containers = job
-    outcome = run(control, containers, SETTING)
-    draw(f"idle {control.name}: {len(containers)} containers", containers, outcome, SETTING)
-    return outcome
+    return run_and_draw(f"idle {control.name}: {len(containers)} containers", control, containers, SETTING)
 
 
 def rows() -> Iterable[Row]:

@@ -6,10 +6,8 @@ libraries say of themselves is not used for shares.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -23,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from tests.vgpu.simulator.conftest import compiler, headers
 
 from tessera_vgpu.simulate import LIBRARIES, VGPU, Card, Machine, make_machine, read_cards, scaled
 
@@ -124,20 +123,11 @@ class Outcome:
         return np.interp(np.asarray(real_ns, dtype=np.float64), self.real_ns, self.now_ns).astype(np.int64)
 
 
-def headers() -> Path:
-    """Return the folder with cuda.h and nvml.h, of the packages nvidia-cuda-runtime and nvidia-nvml-dev."""
-    files = importlib.metadata.files("nvidia-cuda-runtime") or []
-    return Path(str(next(entry.locate() for entry in files if entry.name == "cuda.h"))).parent
-
-
 def compile_program(target: Path, source: Path, *options: str) -> Path:
     """Compile one C file with the driver's headers against the simulated driver, and return what was made."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        raise FileNotFoundError("no C compiler: install Debian's package gcc")
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-isystem", str(headers())]
     after = [f"-L{LIBRARIES}", "-l:libcuda.so.1", "-lm"]
-    subprocess.run([compiler, *flags, "-o", str(target), str(source), *options, *after], check=True, timeout=60)
+    subprocess.run([compiler(), *flags, "-o", str(target), str(source), *options, *after], check=True, timeout=60)
     return target
 
 

@@ -10,9 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.vgpu.machines import MS, Container, Outcome, Setting
+from benchmarks.vgpu.machines import MS, Container, Control, Outcome, Setting, run
 
 _STEP_NS = 100 * MS
+
+
+def run_and_draw(title: str, control: Control, containers: Sequence[Container], setting: Setting) -> Outcome:
+    """Run containers under a method, and draw what came of it."""
+    outcome = run(control, containers, setting)
+    draw(title, containers, outcome, setting)
+    return outcome
 
 
 def draw(title: str, containers: Sequence[Container], outcome: Outcome, setting: Setting) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.rows import Row
 from benchmarks.vgpu.controls import EVERYONE, OTHERS, OURS, rivals
-from benchmarks.vgpu.machines import MS, Container, Control, Outcome, Setting, programs, run
-from benchmarks.vgpu.plots import draw
+from benchmarks.vgpu.machines import MS, Container, Control, Outcome, Setting, programs
+from benchmarks.vgpu.plots import run_and_draw
 
 BENCH = "priority"
 AT_ONCE = 5
@@ -39,9 +39,7 @@ def measure(job: tuple[Control, list[Container], float]) -> Outcome:
     """Run one, with so many seconds before the window."""
     control, containers, warm_up_s = job
     setting = replace(SETTING, warm_up_s=warm_up_s)
-    outcome = run(control, containers, setting)
-    draw(f"priority {control.name}: {len(containers)} containers", containers, outcome, setting)
-    return outcome
+    return run_and_draw(f"priority {control.name}: {len(containers)} containers", control, containers, setting)
 
 
 def rows() -> Iterable[Row]:

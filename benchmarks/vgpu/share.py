@@ -14,8 +14,8 @@ from itertools import product
 
 from benchmarks.rows import Row
 from benchmarks.vgpu.controls import EVERYONE, OURS, rivals
-from benchmarks.vgpu.machines import FULL, MS, Container, Control, Outcome, Setting, programs, run
-from benchmarks.vgpu.plots import draw
+from benchmarks.vgpu.machines import FULL, MS, Container, Control, Outcome, Setting, programs
+from benchmarks.vgpu.plots import run_and_draw
 
 BENCH = "share"
 AT_ONCE, AT_ONCE_LIGHT = 3, 4
@@ -132,9 +132,7 @@ def jobs() -> list[Job]:
 
 def measure(job: Job) -> Outcome:
     """Run one."""
-    outcome = run(job.control, job.containers, job.setting)
-    draw(f"{job.control.name}: {job.name}", job.containers, outcome, job.setting)
-    return outcome
+    return run_and_draw(f"{job.control.name}: {job.name}", job.control, job.containers, job.setting)
 
 
 def rows() -> Iterable[Row]:

@@ -16,15 +16,14 @@
 uint64_t clock_ns(void);
 void clock_sleep(uint64_t ns);
 
-/* roster.c: the containers that have a part of a card, this one among them. */
+/* roster.c: the containers that have a part of a card, this one among them; where nobody says so it is taken to be alone. */
 struct peer {
     char name[TESSERA_NAME_BYTES];
     bool own; /* it is this container itself */
-    uint32_t place, request, limit, weight, priority;
+    uint32_t place, request, weight, priority;
 };
 struct roster {
     unsigned count;
-    bool known; /* there is a roster; else this container is taken to be alone */
     uint64_t read_ns, inode, changed;
     struct peer peers[TESSERA_MOST_NEIGHBOURS];
 };
@@ -76,10 +75,6 @@ uint64_t tokens_wait(unsigned card, uint64_t now); /* 0: it may launch */
 void tokens_spend(unsigned card, uint64_t now, int64_t device_ns);
 
 /* costs.c: what a launch costs by function and size, learnt. */
-struct cost {
-    uint64_t key;
-    uint32_t ns, seen; /* in units of 16 ns; how often it was asked for */
-};
 uint64_t cost_key(const void *function, uint64_t blocks);
 bool cost_of(uint64_t key, uint64_t *ns); /* false: unknown, or it is time to measure it again */
 void cost_learn(uint64_t key, uint64_t ns, bool of_many);

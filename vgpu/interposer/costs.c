@@ -7,7 +7,10 @@
 #define FIRST 8u            /* launches that are measured one by one */
 #define EVERY 256u          /* then one of so many, unless they are measured many at a time, which is more exact */
 
-static struct cost costs[ENTRIES];
+static struct cost {
+    uint64_t key;
+    uint32_t ns, seen; /* in units; how often it was asked for */
+} costs[ENTRIES];
 
 /* A kernel takes as long for grids of nearly the same size; halves of a power of two are told apart. */
 static unsigned size_class(uint64_t blocks)

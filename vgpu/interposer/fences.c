@@ -79,6 +79,12 @@ static struct fence *fence_of(struct lane *lane, uint64_t number)
     return &lane->fences[number % MOST_FENCES];
 }
 
+static void drop_done(struct lane *lane)
+{
+    while (lane->tail != lane->head && fence_of(lane, lane->tail)->done)
+        lane->tail++;
+}
+
 /* The stream's last mark, if it is still to come: then the stream has had work ever since. */
 static struct fence *reached_not_yet(struct lane *lane, const struct work *work)
 {
@@ -196,8 +202,7 @@ void fences_settle(struct lane *lane, uint64_t now)
         if (!fence->done && driver()->cuEventQuery(fence->end) != CUDA_ERROR_NOT_READY)
             finish(lane, fence, now);
     }
-    while (lane->tail != lane->head && fence_of(lane, lane->tail)->done)
-        lane->tail++;
+    drop_done(lane);
     if (lane->tail == lane->head)
         lane->pending_ns = 0;
     for (unsigned i = 0; i < MOST_WORKS; i++) {
@@ -237,8 +242,7 @@ void fences_forget(struct lane *lane, CUcontext context)
     if (lane->spare_context == context)
         lane->spares = 0;
     memset(lane->works, 0, sizeof lane->works);
-    while (lane->tail != lane->head && fence_of(lane, lane->tail)->done)
-        lane->tail++;
+    drop_done(lane);
     lane->pending_ns = 0;
     for (uint64_t number = lane->tail; number != lane->head; number++)
         if (!fence_of(lane, number)->done)

@@ -94,7 +94,8 @@ static void grant(struct lane *lane, uint64_t room_ns, uint64_t fence_ns)
     __atomic_add_fetch(&lane->room_ns, (int64_t)room_ns, __ATOMIC_ACQ_REL);
 }
 
-static uint64_t at_least(uint64_t ns)
+/* A pause that is neither too short to sleep nor too long to be late. */
+static uint64_t pause_of(uint64_t ns)
 {
     return ns < 20 * US ? 20 * US : ns > 500 * US ? 500 * US : ns;
 }
@@ -118,7 +119,7 @@ static uint64_t step(struct lane *lane, uint64_t now, uint64_t cost, enum why *w
         *why = FOR_OTHERS;
         if (turn_is_over(turn, now) && turn->holds) {
             if (ahead > HANDOVER && !fences_overdue(lane, now, OVERDUE))
-                return at_least(ahead - HANDOVER);
+                return pause_of(ahead - HANDOVER);
             turn_end(turn);
         }
         if (!turn_take(turn, now))
@@ -130,7 +131,7 @@ static uint64_t step(struct lane *lane, uint64_t now, uint64_t cost, enum why *w
     uint64_t least = bound == OUTRANKED ? HANDOVER / 3 : HANDOVER;
     uint64_t before = bound > cost + least ? bound - cost : least; /* so much may be ahead of this launch */
     if (ahead > before && !stuck)
-        return at_least(ahead - before);
+        return pause_of(ahead - before);
     lane->let_ns = now;
     turn_beat(turn, now, now + ahead + cost);
     grant(lane, ahead + cost < bound ? bound - ahead - cost : 0, bound == ALONE ? 5 * MS : bound / 4);

@@ -72,7 +72,7 @@ static void add(struct roster *roster, const struct tessera_neighbour *neighbour
     bool mine = file_status(file, &status) && of_the_container && status.st_ino == page_inode;
     syscall(SYS_close, file);
     *peer = (struct peer){.own = mine, .place = neighbour->place, .request = neighbour->compute_request_centi,
-                          .limit = neighbour->compute_limit_centi, .weight = neighbour->weight, .priority = neighbour->priority_class};
+                          .weight = neighbour->weight, .priority = neighbour->priority_class};
     memcpy(peer->name, neighbour->page, sizeof peer->name);
     roster->count++;
 }
@@ -90,7 +90,6 @@ void roster_refresh(struct roster *roster, unsigned card, uint64_t now)
             syscall(SYS_close, file);
         roster->count = 0;
         roster->inode = 0;
-        roster->known = false;
         return;
     }
     uint64_t changed = (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec;
@@ -104,7 +103,6 @@ void roster_refresh(struct roster *roster, unsigned card, uint64_t now)
                 add(roster, &read.neighbours[i]);
             roster->inode = status.st_ino;
             roster->changed = changed;
-            roster->known = true;
         }
         pthread_mutex_unlock(&opening);
     }
