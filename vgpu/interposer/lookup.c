@@ -8,7 +8,6 @@
 #include "management.h"
 #include <dlfcn.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 typedef void *(*dlsym_function)(void *, const char *);
@@ -58,10 +57,12 @@ EXPORTED void *dlvsym(void *restrict handle, const char *restrict name, const ch
 
 static void *own(const char *name)
 {
-    if (strcmp(name, "dlsym") == 0)
+    if (same_text(name, "dlsym"))
         return (void *)dlsym;
-    if (strcmp(name, "dlvsym") == 0)
+    if (same_text(name, "dlvsym"))
         return (void *)dlvsym;
+    if (name[0] == 'd')
+        return NULL;
     void *found = driver_named(name);
     return found ? found : management_named(name);
 }

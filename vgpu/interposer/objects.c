@@ -1,15 +1,11 @@
-/* Finds a function in a loaded object by reading its symbol table. */
+/* Finds a function in a loaded object by reading its symbol table. It calls nothing: the first who asks may be a sanitizer or an allocator
+   of the program that stands in front of the C library's functions and has not found them yet. */
 #define _GNU_SOURCE
 #include "linking.h"
 #include <elf.h>
 #include <link.h>
+#include <stddef.h>
 #include <stdint.h>
-#include <string.h>
-
-struct search {
-    const char *file, *name;
-    void *found;
-};
 
 struct tables {
     const ElfW(Sym) *symbols;
@@ -31,15 +27,11 @@ static const void *absolute(ElfW(Addr) base, ElfW(Addr) address)
     return (const void *)(address < base ? base + address : address);
 }
 
-static struct tables read_tables(const struct dl_phdr_info *object)
+static struct tables read_tables(const struct link_map *object)
 {
     struct tables tables = {0};
-    const ElfW(Dyn) *entry = NULL;
-    for (unsigned i = 0; i < object->dlpi_phnum; i++)
-        if (object->dlpi_phdr[i].p_type == PT_DYNAMIC)
-            entry = (const ElfW(Dyn) *)(object->dlpi_addr + object->dlpi_phdr[i].p_vaddr);
-    for (; entry && entry->d_tag != DT_NULL; entry++) {
-        const void *place = absolute(object->dlpi_addr, entry->d_un.d_ptr);
+    for (const ElfW(Dyn) *entry = object->l_ld; entry && entry->d_tag != DT_NULL; entry++) {
+        const void *place = absolute(object->l_addr, entry->d_un.d_ptr);
         if (entry->d_tag == DT_SYMTAB)
             tables.symbols = place;
         else if (entry->d_tag == DT_STRTAB)
@@ -52,7 +44,7 @@ static struct tables read_tables(const struct dl_phdr_info *object)
 
 /* The table: counts of buckets, first hashed symbol, words of the filter, shift; the filter; buckets; a hash for each symbol, whose last
    bit ends a chain. */
-static void *look_up(const struct dl_phdr_info *object, const char *name)
+static void *look_up(const struct link_map *object, const char *name)
 {
     struct tables tables = read_tables(object);
     if (!tables.symbols || !tables.names || !tables.hashes || !tables.hashes[0])
@@ -65,27 +57,30 @@ static void *look_up(const struct dl_phdr_info *object, const char *name)
     for (;; at++) {
         uint32_t found = buckets[count + at - first];
         const ElfW(Sym) *symbol = &tables.symbols[at];
-        if ((found | 1) == (hash | 1) && symbol->st_shndx != SHN_UNDEF && strcmp(tables.names + symbol->st_name, name) == 0)
-            return (void *)(object->dlpi_addr + symbol->st_value);
+        if ((found | 1) == (hash | 1) && symbol->st_shndx != SHN_UNDEF && same_text(tables.names + symbol->st_name, name))
+            return (void *)(object->l_addr + symbol->st_value);
         if (found & 1)
             return NULL;
     }
 }
 
-static int visit(struct dl_phdr_info *object, size_t size, void *argument)
+static bool is_of_file(const struct link_map *object, const char *begins)
 {
-    struct search *search = argument;
-    (void)size;
-    const char *slash = object->dlpi_name ? strrchr(object->dlpi_name, '/') : NULL;
-    const char *file = slash ? slash + 1 : object->dlpi_name;
-    if (file && strncmp(file, search->file, strlen(search->file)) == 0)
-        search->found = look_up(object, search->name);
-    return search->found != NULL;
+    const char *file = object->l_name ? object->l_name : "";
+    for (const char *at = file; *at; at++)
+        if (*at == '/')
+            file = at + 1;
+    while (*begins && *begins == *file)
+        begins++, file++;
+    return !*begins;
 }
 
+/* The loader's list of objects. It has those of the program's start before any that come and go. */
 void *object_symbol(const char *file, const char *name)
 {
-    struct search search = {.file = file, .name = name};
-    dl_iterate_phdr(visit, &search);
-    return search.found;
+    void *found = NULL;
+    for (const struct link_map *object = _r_debug.r_map; object && !found; object = object->l_next)
+        if (is_of_file(object, file))
+            found = look_up(object, name);
+    return found;
 }
