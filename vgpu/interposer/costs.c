@@ -56,7 +56,7 @@ void cost_learn(uint64_t key, uint64_t ns, bool of_many)
         return;
     }
     int64_t known = __atomic_load_n(&entry->ns, __ATOMIC_RELAXED), step = ((int64_t)units - known) / 8, most = known / 16 + 1;
-    step = step > most && entry->seen > 4 * FIRST ? most : step;
+    step = step > most && __atomic_load_n(&entry->seen, __ATOMIC_RELAXED) > 4 * FIRST ? most : step;
     if (!step)
         step = (int64_t)units > known ? 1 : (int64_t)units < known ? -1 : 0;
     __atomic_store_n(&entry->ns, (uint32_t)(known + step), __ATOMIC_RELAXED);

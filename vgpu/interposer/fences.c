@@ -5,7 +5,6 @@
    Otherwise what it was thought to cost stands, and now and then a launch gets marks of its own. Marks are put only by the thread that
    launches, never while anything is captured; they are read by anybody. */
 #include "lanes.h"
-#include <string.h>
 
 #define OPEN_IS_DONE (1 * MS) /* work without a mark is taken as done so long after it should be */
 #define LEAST_LEFT (50 * US)
@@ -25,13 +24,22 @@ struct work *work_find(struct lane *lane, CUstream stream, bool per_thread)
 {
     for (unsigned n = 0; n < PLACES; n++) {
         struct work *work = nth_work(lane, stream, n);
-        if (__atomic_load_n(&work->used, __ATOMIC_ACQUIRE) == 1u + per_thread && work->stream == stream)
+        if (__atomic_load_n(&work->used, __ATOMIC_ACQUIRE) == 1u + per_thread &&
+            __atomic_load_n(&work->stream, __ATOMIC_RELAXED) == stream)
             return work;
     }
     return NULL;
 }
 
-/* A stream that another one has pushed out loses its open work, which was paid for as thought. */
+/* Its open work was paid for as thought. A launch that has just found it goes on with it. */
+static void forget_work(struct work *work)
+{
+    __atomic_store_n(&work->used, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&work->open, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&work->key, 0, __ATOMIC_RELAXED);
+    work->last = 0;
+}
+
 struct work *work_make(struct lane *lane, CUstream stream, bool per_thread)
 {
     struct work *work = NULL;
@@ -39,9 +47,8 @@ struct work *work_make(struct lane *lane, CUstream stream, bool per_thread)
         work = nth_work(lane, stream, n)->used ? NULL : nth_work(lane, stream, n);
     if (!work)
         work = nth_work(lane, stream, lane->pushed_out++ % PLACES);
-    __atomic_store_n(&work->used, 0, __ATOMIC_RELEASE);
-    work->stream = stream;
-    work->open = work->key = work->last = 0;
+    forget_work(work);
+    __atomic_store_n(&work->stream, stream, __ATOMIC_RELAXED);
     __atomic_store_n(&work->used, 1u + per_thread, __ATOMIC_RELEASE);
     return work;
 }
@@ -208,7 +215,7 @@ void fences_settle(struct lane *lane, uint64_t now)
     for (unsigned i = 0; i < MOST_WORKS; i++) {
         struct work *work = &lane->works[i];
         uint64_t open = __atomic_load_n(&work->open, __ATOMIC_RELAXED) % OPEN_ONE;
-        if (open && now > work->opened_ns + open + OPEN_IS_DONE && lane->tail == lane->head) {
+        if (open && now > __atomic_load_n(&work->opened_ns, __ATOMIC_RELAXED) + open + OPEN_IS_DONE && lane->tail == lane->head) {
             __atomic_store_n(&work->open, 0, __ATOMIC_RELAXED);
             __atomic_store_n(&work->key, 0, __ATOMIC_RELAXED);
         }
@@ -241,7 +248,8 @@ void fences_forget(struct lane *lane, CUcontext context)
             fence_of(lane, number)->done = true;
     if (lane->spare_context == context)
         lane->spares = 0;
-    memset(lane->works, 0, sizeof lane->works);
+    for (unsigned i = 0; i < MOST_WORKS; i++)
+        forget_work(&lane->works[i]);
     drop_done(lane);
     lane->pending_ns = 0;
     for (uint64_t number = lane->tail; number != lane->head; number++)

@@ -36,11 +36,11 @@ struct launch {
 
 /* A stream. Work is open until a mark comes after it. */
 struct work {
-    CUstream stream;
+    CUstream stream;   /* atomic */
     uint64_t used;     /* atomic; 1 + whether it is the kind of each thread */
     uint64_t open;     /* atomic; how many launches times OPEN_ONE, and the ns that they are thought to take */
     uint64_t key;      /* atomic; 0: of several functions */
-    uint64_t opened_ns;
+    uint64_t opened_ns; /* atomic */
     uint64_t last;     /* 1 + number of its last fence */
 };
 

@@ -121,10 +121,12 @@ EXPORTED nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory
 static unsigned find(int card, nvmlProcessInfo_t *list, unsigned room)
 {
     unsigned count = 0;
+    uint64_t context = limits_context((unsigned)card);
     usage_reap();
+    writer_enter();
     for (unsigned place = 0; place < TESSERA_MOST_PROCESSES; place++) {
         const struct tessera_process_slot *slot = &own.page->slots[place];
-        uint64_t bytes = slot->ledger[card].bytes, context = limits_context((unsigned)card);
+        uint64_t bytes = slot->ledger[card].bytes;
         if (slot->generation % 2 == 0 || !(slot->contexts >> card & 1))
             continue;
         if (count < room)
@@ -134,6 +136,7 @@ static unsigned find(int card, nvmlProcessInfo_t *list, unsigned room)
                                               .computeInstanceId = 0xFFFFFFFF};
         count++;
     }
+    writer_leave();
     return count;
 }
 
