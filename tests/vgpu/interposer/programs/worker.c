@@ -147,6 +147,7 @@ static void *churn(void *argument)
             OK(cu.cuStreamSynchronize(stream));
     }
     OK(cu.cuStreamSynchronize(stream));
+    OK(cuStreamDestroy(stream));
     return NULL;
 }
 
