@@ -25,6 +25,7 @@ STATE_VARIABLE: Final = "GPU_SIMULATOR_STATE"
 VGPU: Final = Path(__file__).resolve().parents[1]
 CARDS: Final = VGPU / "simulator" / "cards"
 LIBRARIES: Final = VGPU / "build" / "simulator"
+RUNTIME: Final = "libcudart.so.13"
 MAX_CARDS: Final = 16
 MAX_PROFILES: Final = 16
 MAX_STARTS: Final = 8
@@ -289,8 +290,12 @@ class Machine:
         return Snapshot.model_validate_json(done.stdout)
 
     def run(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-        """Run a program on the simulated cards, with this process's input and output, and return its exit status."""
+        """Run a program on the simulated cards, with this process's input and output, and return its exit status.
+
+        The simulated CUDA runtime is loaded first, since programs name the folder of NVIDIA's, which no other driver satisfies.
+        """
         given = self.environment(environment)
+        given["LD_PRELOAD"] = " ".join(filter(None, (given.get("LD_PRELOAD"), str(self.libraries / RUNTIME))))
         return subprocess.run(list(command), env=given, check=False).returncode  # noqa: S603 - the caller's own program
 
 
