@@ -10,7 +10,7 @@ import os
 import ssl
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tessera_vgpu.apiserver import ApiServer
+from tessera_vgpu.bindings import Slot
 from tessera_vgpu.cards import new_card
 from tessera_vgpu.catalogue import load
 from tessera_vgpu.plugin import DevicePlugin, Kubelet
@@ -31,6 +32,8 @@ MIB: Final = 81920
 HARMLESS: Final = {"GPU-a": (1, 3), "GPU-b": (1, 5)}
 """Card → major and minor number: the null and the zero device stand for cards."""
 LOOK: Final = """
+import time
+began = time.time()
 import base64, json, os
 limits = open("/run/tessera/limits", "rb").read()
 with open("/run/tessera/usage", "r+b") as usage:
@@ -45,7 +48,7 @@ try:
 except OSError:
     writable = False
 print(json.dumps({"cards": cards, "limits": base64.b64encode(limits).decode(), "writable": writable,
-    "visible": os.environ["NVIDIA_VISIBLE_DEVICES"]}), flush=True)
+    "visible": os.environ["NVIDIA_VISIBLE_DEVICES"], "began": began}), flush=True)
 """
 
 
@@ -54,6 +57,21 @@ def make_nodes(folder: Path, uuids: Sequence[str]) -> None:
     for uuid in uuids:
         os.mknod(folder / uuid, 0o666 | stat.S_IFCHR, os.makedev(*HARMLESS[uuid]))
         (folder / uuid).chmod(0o666)
+
+
+class Store(SlotStore):
+    """One that knows when the kubelet asked for each promise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: dict[str, float] = {}
+        """Nonce → seconds since the epoch."""
+        super().__init__(folder, make_nodes)
+
+    def allocate(self, device_ids: Iterable[str]) -> Slot:
+        began = time.time()
+        slot = super().allocate(device_ids)
+        self.asked[slot.nonce] = began
+        return slot
 
 
 class Kubernetes:
@@ -71,11 +89,13 @@ class Kubernetes:
         shape = load().cards["A100-80G"].continuous
         self.cards = [new_card(uuid, "A100-80G", MIB, shape) for uuid in HARMLESS]
         self.pods: list[str] = []
+        self.began: dict[str, float] = {}
+        """Pod → when the program of its container began that was last seen."""
         self.start()
 
     def start(self) -> None:
         """Start the agent and wait until the scheduler may use its slots."""
-        self.store = SlotStore(self.folder / "state", make_nodes)
+        self.store = Store(self.folder / "state")
         kubelet = Kubelet(pod_resources=self.machine.home / "kubelet" / "pod-resources" / "kubelet.sock")
         self.plugin = DevicePlugin(self.store, lambda: self.cards, 2, self.client, kubelet)
         self.server = PluginServer(self.plugin)
@@ -152,6 +172,7 @@ class Kubernetes:
         except AssertionError as late:
             raise AssertionError(f"{late}: {text!r} {self.pod(name).get('status')} {self.events(name)}") from late
         found: dict[str, Any] = json.loads(text.splitlines()[0])
+        self.began[name] = found.pop("began")
         return found
 
     def events(self, name: str) -> str:
