@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from tessera_hub.proxy.drivers.base import DriverError
 from tests.proxy.conftest import LeaseMaker
+from tests.proxy.escapes import Escapes
 from tests.proxy.sites import Site, processes_of
 
 SLEEPER = "import time\nprint('began', flush=True)\ntime.sleep({seconds})\nprint('done', flush=True)\n"
@@ -28,23 +28,9 @@ signal.signal(signal.SIGTERM, stop)
 print("began", flush=True)
 time.sleep(60)
 """
-NASTY = (
-    "$(touch {mark})",
-    "`touch {mark}`",
-    "'; touch {mark}; '",
-    '"; touch {mark}; "',
-    "--wrap=touch {mark}",
-    "\n#SBATCH --wrap='touch {mark}'\ntouch {mark}\n",
-    "../../../../tmp/x",
-    "%{{mark}}",
-    "%j%u%N",
-    "\u202eü 模型",
-    "-rf",
-    "|touch {mark}&",
-)
 
 
-class Conformance:
+class Conformance(Escapes):
     """The suite."""
 
     # --- runs and results -----------------------------------------------------------------------------------------
@@ -364,41 +350,6 @@ class Conformance:
         assert await driver.logs(lease.run_id, "output", 0, 10) == b""
 
     # --- escapes --------------------------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("index", range(len(NASTY)))
-    async def test_no_text_of_a_task_becomes_a_command(self, site: Site, make_lease: LeaseMaker, index: int) -> None:
-        driver = await site.start()
-        mark = f"/tmp/tessera-escape-{uuid4().hex}"
-        nasty = NASTY[index].replace("{mark}", mark)
-        name = "".join(character for character in nasty if ord(character) >= 32) or "x"
-        value = "a" + nasty
-        text = f"import os\nprint('same', os.environ['MINE'] == {value!r})\nprint(sorted(os.listdir('.')))"
-        entry = "dir " + name.replace("/", "_").replace("..", "_").replace("\\", "_") + ".py"
-        lease, source = make_lease(
-            text,
-            entry=entry,
-            name=name[:120],
-            variables={"MINE": value},
-            labels={nasty[:50]: nasty},
-            parameters={"p": nasty},
-            lifecycle={"checkpoint_directory": "check " + name.replace("/", "_").replace("..", "_").replace("\\", "_")},
-        )
-        await site.submit(lease, source)
-        run = await site.wait(lease)
-        output = (await driver.logs(lease.run_id, "output", 0, 1 << 16)).decode()
-        assert (run.phase, run.reason) == ("SUCCEEDED", None), output
-        assert "same True" in output
-        assert not Path(mark).exists()
-
-    async def test_a_link_out_of_the_run_is_not_given_back(self, site: Site, make_lease: LeaseMaker) -> None:
-        driver = await site.start()
-        lease, source = make_lease(
-            "import os\nos.symlink('/etc/hostname', '../output/stolen')\n"
-            "os.symlink('/etc/hostname', 'stolen2')\nos.mkfifo('pipe')"
-        )
-        await site.submit(lease, source)
-        assert (await site.wait(lease)).phase == "SUCCEEDED"
-        assert (await driver.results(lease.run_id)).outputs == ()
 
     async def test_no_variable_of_the_proxy_reaches_the_run(
         self, site: Site, make_lease: LeaseMaker, monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tessera_hub.proxy.drivers.kubernetes import services
+from tessera_hub.proxy.drivers.kubernetes import services, standing
 from tessera_hub.proxy.drivers.kubernetes.objects import lease_secret, pod_template
 from tessera_hub.proxy.drivers.kubernetes.options import KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.record import SERVED, Record, parsed, served_text
@@ -18,6 +18,15 @@ from tests.proxy.conftest import LeaseMaker
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 OPTIONS = KubernetesOptions(environments={"default": "x:1"}, service_url="http://hub")
+
+
+UNSTARTED = {
+    "exitCode": 128,
+    "reason": "StartError",
+    "message": 'exec: "python3": not found',
+    "startedAt": "1970-01-01T00:00:00Z",
+}
+"""As a kubelet tells it of a container that containerd 1.6 could not start."""
 
 
 def at(seconds: int) -> str:
@@ -117,3 +126,25 @@ def test_the_objects_name_the_port_and_nobody_counts_a_restart_as_a_new_claim(re
     assert {"name": "TESSERA_PORT", "value": "9000"} in spec["containers"][0]["env"]
     front = services.front(lease, OPTIONS, secret)["spec"]
     assert (front["type"], front["ports"][0]["port"], front["selector"]) == ("ClusterIP", 9000, made["selector"]["matchLabels"])
+
+
+def test_a_program_that_could_not_be_started_is_not_billed_since_1970(record: Record) -> None:
+    unstartable = pod("a", 5)
+    unstartable["status"]["containerStatuses"][0]["state"] = {"terminated": UNSTARTED | {"finishedAt": at(6)}}
+    assert services.began_at(unstartable) is None
+    assert seen(record, 7, unstartable).served == ()
+
+
+def test_a_run_whose_program_could_not_be_started_is_over_and_says_why(make_lease: LeaseMaker) -> None:
+    lease, _source = make_lease("print(1)")
+    secret = lease_secret(lease, OPTIONS, "n")
+    secret["metadata"] |= {"uid": "u", "creationTimestamp": at(0)}
+    unstartable = pod("a", 5)  # goes on, since what delivers in it waits for the program
+    unstartable["status"]["containerStatuses"][0]["state"] = {"terminated": UNSTARTED | {"finishedAt": at(6)}}
+    shown = Seen(None, unstartable)
+    assert standing.is_over(parsed(secret), shown)
+    run = standing.ended(parsed(secret), shown, NOON).run
+    assert (run.phase, run.meter) == (Phase.FAILED, ())
+    assert run.reason is not None
+    assert (run.reason.code, run.reason.message) == ("cluster.start_failed", 'exec: "python3": not found')
+    assert not standing.is_over(parsed(secret), Seen(None, pod("a", 5)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -18,6 +19,11 @@ from tessera_hub.schemas.wording import in_words
 from tessera_hub.tasks.machine import TransitionError
 
 log = structlog.get_logger(__name__)
+
+MOST_ERRORS: Final = 100
+LONGEST_FIELD: Final = 100
+LONGEST_WORDS: Final = 1000
+"""Of what a request has wrong, which may be as long as the request."""
 
 
 class Problem(Exception):
@@ -63,6 +69,11 @@ def respond(problem: Problem) -> JSONResponse:
     return JSONResponse(problem.body(), problem.status, headers=headers, media_type="application/problem+json")
 
 
+def _field(where: Iterable[str | int]) -> str:
+    """Return the name of a field; what a person's own keys make long is cut."""
+    return ".".join(str(part) for part in where if part not in ("body", "query", "path", "header"))[:LONGEST_FIELD]
+
+
 def install(app: FastAPI) -> None:
     """Make every error of *app* a problem document."""
 
@@ -83,10 +94,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [
-            {"field": ".".join(str(p) for p in e["loc"] if p not in ("body", "query", "path", "header")), "message": in_words(e)}
-            for e in error.errors()
-        ]
+        found = [{"field": _field(e["loc"]), "message": in_words(e)[:LONGEST_WORDS]} for e in error.errors()[:MOST_ERRORS]]
         title = _("The request is not valid.")
         hint = "; ".join(": ".join(filter(None, (e["field"], e["message"]))) for e in found[:3])
         return respond(Problem(422, "request.invalid", title, hint=hint, errors=found))

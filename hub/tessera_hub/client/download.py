@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from tessera_hub.i18n import gettext as _
-from tessera_hub.schemas.tasks import OutputFile, safe_relative_path
+from tessera_hub.schemas.bounds import safe_relative_path
+from tessera_hub.schemas.tasks import OutputFile
 
 from .errors import TesseraError
 from .snapshot import hash_file

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tessera_hub.i18n import gettext as _
-from tessera_hub.schemas.tasks import InputFile, Inputs, safe_relative_path
+from tessera_hub.schemas.bounds import safe_relative_path
+from tessera_hub.schemas.tasks import InputFile, Inputs
 
 from .errors import TesseraError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -13,12 +12,11 @@ from pydantic import AwareDatetime, Field, JsonValue, field_validator, model_val
 
 from tessera_hub.i18n import gettext as _
 
+from .bounds import LabelName, LabelValue, Name, check_parameters, check_variables, has_control, safe_relative_path
 from .reasons import Reason
 from .resources import Framework, Resources, ResourceVector, Strict
 
-Name = Annotated[str, Field(min_length=1, max_length=120)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_ENVIRONMENT_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
 
 class TaskKind(StrEnum):
@@ -63,24 +61,8 @@ class Phase(StrEnum):
 _FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.PREEMPTED})
 
 
-LONGEST_NAME: Final = 255
-"""Bytes of a name in a path; what Linux's file systems take."""
 LONGEST_PLAN_DAYS: Final = 36_525
 LONGEST_RUN_SECONDS: Final = 31_622_400
-
-
-def safe_relative_path(path: str) -> str:
-    """Return *path* if it stays inside the folder it is relative to.
-
-    Raises:
-        ValueError: absolute, contains ``..``, a NUL, a backslash or an empty part, or a name that no file system takes.
-    """
-    parts = path.split("/")
-    if any(len(p.encode(errors="replace")) > LONGEST_NAME for p in parts):
-        raise ValueError(_("a name in a path has at most {limit} bytes", limit=LONGEST_NAME))
-    if not path or len(path) > 1024 or any(p in ("", ".", "..") for p in parts) or "\\" in path or any(ord(c) < 32 for c in path):
-        raise ValueError(_("must be a relative path inside the folder, without '..', '//', backslashes or control characters"))
-    return path
 
 
 def _optional_path(path: str | None) -> str | None:
@@ -177,14 +159,14 @@ class TaskDraft(Strict):
     """Path of a queue below the tenant's root, ``research/vision``; None: the tenant's default queue."""
     priority: Annotated[int, Field(ge=0, le=100)] = 50
     preemptible: bool = False
-    policy: str | None = None
+    policy: Name | None = None
     """Placement policy that overrides the queue's: ``fifo``, ``most-idle``, ``lowest-price``."""
-    clusters: list[str] | None = Field(default=None, max_length=100)
+    clusters: list[Name] | None = Field(default=None, max_length=100)
     """Only these clusters; None: any."""
-    environment: str = "default"
+    environment: Name = "default"
     entry: str | None = None
     """Path of the notebook or script inside the inputs."""
-    kernel: str | None = None
+    kernel: Name | None = None
     """Kernel name of a notebook; None: the one in its metadata."""
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
     """Where a service listens, told to it as ``TESSERA_PORT``; None: 8080."""
@@ -193,7 +175,7 @@ class TaskDraft(Strict):
     )
     variables: dict[str, str] = Field(default_factory=dict, max_length=200)
     """Environment variables of the run. Never secrets: reference those by ``secrets``."""
-    secrets: dict[str, str] = Field(default_factory=dict, max_length=50)
+    secrets: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=50)
     """Variable name → reference of a secret, resolved at the Proxy."""
     inputs: Inputs = Field(default_factory=Inputs)
     output_folder: str | None = None
@@ -203,24 +185,22 @@ class TaskDraft(Strict):
     framework: Framework = "none"
     lifecycle: Lifecycle = Field(default_factory=Lifecycle)
     schedule: Schedule | None = None
-    labels: dict[str, str] = Field(default_factory=dict, max_length=50)
+    labels: dict[LabelName, LabelValue] = Field(default_factory=dict, max_length=50)
 
     @field_validator("name")
     @classmethod
     def _printable(cls, name: str) -> str:
-        if any(ord(c) < 32 or ord(c) == 127 for c in name):
+        if has_control(name):
             raise ValueError(_("must not contain control characters"))
         return name
 
     @field_validator("variables", "secrets")
     @classmethod
     def _variables(cls, values: dict[str, str]) -> dict[str, str]:
-        for key, value in values.items():
-            if not _ENVIRONMENT_VARIABLE.match(key) or "\0" in value:
-                raise ValueError(_("{name} is not a name of an environment variable, or its value has a NUL", name=repr(key)))
-            if key.startswith(("TESSERA_", "LD_", "JUPYTERHUB_")):
-                raise ValueError(_("{name}: names beginning with TESSERA_, LD_ or JUPYTERHUB_ are reserved", name=repr(key)))
+        check_variables(values)
         return values
+
+    _parameters = field_validator("parameters")(check_parameters)
 
     @model_validator(mode="after")
     def _roles(self) -> Self:

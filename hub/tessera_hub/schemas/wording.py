@@ -33,6 +33,7 @@ def in_words(error: Mapping[str, Any]) -> str:
         return _("is not a time with its time zone")
     words = {
         "missing": _("is missing"),
+        "recursion_depth_exceeded": _("is nested too deep"),
         "extra_forbidden": _("is not known here; check how it is written"),
         "json_invalid": _("is not valid JSON"),
         "string_type": _("must be text"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue, field_validator
 
+from .bounds import finite
 from .resources import Strict
 from .tasks import TaskSpec
 
@@ -60,5 +61,6 @@ class WorkspaceState(Strict):
     native_id: Annotated[str, Field(max_length=255)] | None = None
     """The engine's own unique id, ``<pid>:<start time>`` or a pod's uid."""
     reason: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]*$", max_length=80)] | None = None
-    detail: dict[str, Any] = Field(default_factory=dict)
+    detail: dict[str, JsonValue] = Field(default_factory=dict)
     at: datetime
+    _detail = field_validator("detail")(finite)

@@ -22,8 +22,9 @@ from tessera_hub.api.routes.blobs import receive
 from tessera_hub.i18n import gettext as _
 from tessera_hub.manager.checkpoints import last_checkpoint
 from tessera_hub.manager.tokens import run_token
+from tessera_hub.schemas.bounds import safe_relative_path
 from tessera_hub.schemas.protocol import ClaimRequest
-from tessera_hub.schemas.tasks import InputFile, Phase, TaskSpec, safe_relative_path
+from tessera_hub.schemas.tasks import InputFile, Phase, TaskSpec
 from tessera_hub.store.blobs import is_full
 from tessera_hub.store.notify import note, task_topic
 from tessera_hub.store.runfiles import Stream

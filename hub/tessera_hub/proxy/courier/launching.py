@@ -31,6 +31,8 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 _OF_ONE_START: Final = ("exit.json", "stop.json", "preempt-notice")
 """What runner and launcher leave of a start, in the run's folder."""
 PR_SET_NO_NEW_PRIVS: Final = 38
+PERSONS_PATH: Final = "TESSERA_PATH"
+"""Variable with the ``PATH`` that the program is to have: an engine looks for our own Python by a container's ``PATH``."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class Launcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda received, _frame: self.signals.append(received))
         environment = dict(os.environ)
+        if PERSONS_PATH in environment:
+            environment["PATH"] = environment.pop(PERSONS_PATH)
         if several is not None:
             company = await_company(several.company, several.uid, self._may_wait)
             if company is None:

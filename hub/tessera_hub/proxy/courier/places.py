@@ -7,11 +7,14 @@ import json
 import os
 import secrets
 import stat
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 _SKIPPED: Final = frozenset({"__pycache__", ".ipynb_checkpoints", ".ipython", ".jupyter", ".cache"})
+_BREAKS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control characters, halves of characters and line breaks."""
 
 
 class Places:
@@ -111,4 +114,8 @@ def is_safe(path: str) -> bool:
         path.encode()
     except UnicodeError:
         return False
-    return len(path) <= 1024 and "\\" not in path and all(ord(c) >= 32 and ord(c) != 127 for c in path)
+    return (
+        len(path) <= 1024
+        and "\\" not in path
+        and (path.isprintable() or not any(unicodedata.category(c) in _BREAKS for c in path))
+    )

@@ -11,8 +11,9 @@ from tessera_hub.proxy.drivers.base import OutputPath, Results
 from tessera_hub.proxy.drivers.foreign import count_of, read_foreign
 from tessera_hub.proxy.drivers.outcome import reason_of
 from tessera_hub.proxy.drivers.rundirectory import RunDirectory
+from tessera_hub.schemas.bounds import safe_relative_path
 from tessera_hub.schemas.reasons import Reason
-from tessera_hub.schemas.tasks import Progress, TaskKind, safe_relative_path
+from tessera_hub.schemas.tasks import Progress, TaskKind
 
 NOTEBOOK_LIMIT: Final = 128 << 20
 OUTPUT_FILES_LIMIT: Final = 10_000

@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from tessera_hub.proxy.drivers.base import DriverError
+from tessera_hub.schemas.bounds import safe_relative_path
 from tessera_hub.schemas.protocol import Lease
-from tessera_hub.schemas.tasks import safe_relative_path
 
 VOLUME: Final = "home"
 _OWNER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]*")

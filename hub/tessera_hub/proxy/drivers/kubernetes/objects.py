@@ -18,6 +18,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from tessera_hub.proxy.courier.launching import PERSONS_PATH
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.couriers import courier_document, stored_lease
 from tessera_hub.proxy.drivers.kubernetes.homes import home_of
@@ -73,7 +74,7 @@ def lease_secret(lease: Lease, options: KubernetesOptions, namespace: str) -> di
     """Return the record of a run.
 
     Raises:
-        DriverError: ``cluster.start_failed``: the checkpoint has more files than an object can name; ``inputs.live_refused``.
+        DriverError: ``cluster.start_failed``: more than an object can hold; ``inputs.live_refused``.
     """
     packed = gzip.compress(stored_lease(lease).model_dump_json().encode(), mtime=0)
     told = courier_document(lease, options.service_url, options.output_bytes)
@@ -81,7 +82,7 @@ def lease_secret(lease: Lease, options: KubernetesOptions, namespace: str) -> di
         told["live"] = home.live
     data = {"lease.json.gz": packed, "courier.json": json.dumps(told).encode()}
     if sum(map(len, data.values())) > SECRET_LIMIT:
-        raise DriverError("cluster.start_failed", "the checkpoint has too many files to start from it here")
+        raise DriverError("cluster.start_failed", "the checkpoint has too many files, or the parameters are too long")
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -122,11 +123,13 @@ def environment_of(lease: Lease, options: KubernetesOptions, cards: Mapping[str,
         "TESSERA_TASK_ID": str(lease.task_id),
         "TESSERA_TENANT": lease.tenant,
     }
-    plain = {**base, **lease.spec.variables, **cards}
+    own = {PERSONS_PATH if name == "PATH" else name: value for name, value in lease.spec.variables.items()}
+    plain = {**base, **own, **cards}
     # A "$(NAME)" in a value would be replaced by another variable; doubled, it stays what it is.
     found: list[dict[str, Any]] = [{"name": name, "value": value.replace("$", "$$")} for name, value in plain.items()]
     for name, reference in lease.spec.secrets.items():
-        found.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret_name(reference), "key": "value"}}})
+        own_name = PERSONS_PATH if name == "PATH" else name
+        found.append({"name": own_name, "valueFrom": {"secretKeyRef": {"name": secret_name(reference), "key": "value"}}})
     return found
 
 

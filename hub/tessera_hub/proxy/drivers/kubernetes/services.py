@@ -130,7 +130,8 @@ def began_at(pod: Document) -> datetime | None:
     for container in (pod.get("status") or {}).get("containerStatuses") or ():
         if container.get("name") == "main":
             states = [container.get("state") or {}, container.get("lastState") or {}]
-            started = [one["startedAt"] for state in states for one in state.values() if one.get("startedAt")]
+            started = [str(one["startedAt"]) for state in states for one in state.values() if one.get("startedAt")]
+            started = [at for at in started if not at.startswith(standing.NEVER)]
             if not started:
                 return None
             conditions = (pod.get("status") or {}).get("conditions") or ()

@@ -45,6 +45,10 @@ class Seen:
     ranks: Mapping[int, Document] = field(default_factory=dict)
 
 
+NEVER: Final = "1970-"
+"""How the kubelet begins the time at which a container began that its runtime could not start."""
+
+
 def living(record: Record, seen: Seen) -> NativeRun:
     """Return the run as it goes on."""
     pod = seen.pod
@@ -78,10 +82,16 @@ def is_over(record: Record, seen: Seen) -> bool:
         # Without an order a job whose pod is not there yet may still make one; a job that was taken away does not.
         taken = record.job_uid is not None and (seen.job is None or seen.job["metadata"].get("deletionTimestamp") is not None)
         return taken or _has_failed(seen.job) or (record.order is not None and seen.job is None)
-    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed") or cannot_begin(pod):
         return True
     deleted = pod["metadata"].get("deletionTimestamp") is not None
     return deleted and not (pod.get("spec") or {}).get("nodeName")
+
+
+def cannot_begin(pod: Document) -> bool:
+    """Whether the program could not even be started: who delivers in the same pod waits for it, and so the pod does not end."""
+    main = state_of(pod, "containerStatuses", "main")
+    return "exitCode" in main and not main.get("startedAt")
 
 
 def _has_failed(job: Document | None) -> bool:
@@ -168,11 +178,16 @@ def unstarted(record: Record, seen: Seen, now: datetime) -> NativeRun:
         return _native(record, seen, STATES[state], at, reason_of(code))
     if record.gave_back is not None:
         return _given_back(record, seen, at, record.gave_back)
-    words = read_foreign(str(prepare.get("message") or "").encode())
-    if words is not None and isinstance(words.get("code"), str):
-        detail = words.get("detail")
-        reason = reason_of(words["code"], str(words.get("message", "")), detail if isinstance(detail, dict) else {})
+    told = read_foreign(str(prepare.get("message") or "").encode())
+    if told is not None and isinstance(told.get("code"), str):
+        detail = told.get("detail")
+        reason = reason_of(told["code"], str(told.get("message", "")), detail if isinstance(detail, dict) else {})
         return _native(record, seen, Phase.FAILED, at, reason)
+    if cannot_begin(seen.pod):
+        main = state_of(seen.pod, "containerStatuses", "main")
+        detail = {"reason": str(main.get("reason") or ""), "exit_code": main["exitCode"]}
+        words = str(main.get("message") or "")[:1000]
+        return _native(record, seen, Phase.FAILED, at, reason_of("cluster.start_failed", words, detail))
     native, message = str(status.get("reason") or ""), str(status.get("message") or "")
     if native.startswith(_GIVEN_BACK):
         return _native(record, seen, Phase.QUEUED, at, reason_of("cluster.gave_back", message[:1000], {"reason": native}))
@@ -240,11 +255,13 @@ def _outcome(
 
 
 def state_of(pod: Document, kind: str, name: str) -> dict[str, Any]:
-    """Return a container's running or terminated state, empty before."""
+    """Return a container's running or terminated state, empty before; without ``startedAt`` where it could not be started."""
     for container in (pod.get("status") or {}).get(kind) or ():
         if container.get("name") == name:
             state = container.get("state") or {}
             found: dict[str, Any] = state.get("terminated") or state.get("running") or {}
+            if str(found.get("startedAt") or "").startswith(NEVER):
+                return {key: value for key, value in found.items() if key != "startedAt"}
             return found
     return {}
 

@@ -21,7 +21,7 @@ from tessera_hub.proxy.drivers.slurm.accounts import UnixAccount
 from tessera_hub.proxy.drivers.slurm.files import Files, build_programs
 from tessera_hub.proxy.drivers.slurm.submission import Place
 from tessera_hub.proxy.drivers.slurm.transport import Answer, Transport, TransportError
-from tessera_hub.schemas.tasks import safe_relative_path
+from tessera_hub.schemas.bounds import safe_relative_path
 
 CARRIER: Final = Path(__file__).with_name("carrier.py")
 SEEN: Final = "carried.json"

@@ -1,0 +1,97 @@
+"""How much text, and which, a person may put into a task, so that every engine can carry it to the program as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from pydantic import Field, JsonValue
+
+from tessera_hub.i18n import gettext as _
+
+LONGEST_NAME: Final = 255
+"""Bytes of a name in a path; what Linux's file systems take."""
+LARGEST_VARIABLE: Final = (128 << 10) - 1
+"""Bytes of ``NAME=value``; what Linux's ``execve(2)`` takes, less the NUL at the end (MAX_ARG_STRLEN)."""
+LARGEST_VARIABLES: Final = 256 << 10
+"""Bytes of all variables of a run together; etcd keeps them twice, in a job and in its pod, of 1.5 MiB each."""
+LARGEST_PARAMETERS: Final = 256 << 10
+"""Bytes of a task's parameters as JSON; Kubernetes keeps them in a Secret of 1 MiB."""
+
+Name = Annotated[str, Field(min_length=1, max_length=120)]
+LabelName = Annotated[str, Field(min_length=1, max_length=200)]
+LabelValue = Annotated[str, Field(max_length=1000)]
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_RESERVED: Final = ("TESSERA_", "LD_", "JUPYTERHUB_")
+_BREAKS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what steers a terminal or ends a line, and of halves of characters."""
+
+
+def has_control(text: str) -> bool:
+    """Whether *text* has a control character, a line break, or half of a character."""
+    return not text.isprintable() and any(unicodedata.category(c) in _BREAKS for c in text)
+
+
+def safe_relative_path(path: str) -> str:
+    """Return *path* if it stays inside the folder it is relative to.
+
+    Raises:
+        ValueError: absolute, contains ``..``, a control character, a backslash or an empty part, or a name that no file system
+            takes.
+    """
+    parts = path.split("/")
+    if any(len(p.encode(errors="replace")) > LONGEST_NAME for p in parts):
+        raise ValueError(_("a name in a path has at most {limit} bytes", limit=LONGEST_NAME))
+    if not path or len(path) > 1024 or any(p in ("", ".", "..") for p in parts) or "\\" in path or has_control(path):
+        raise ValueError(_("must be a relative path inside the folder, without '..', '//', backslashes or control characters"))
+    return path
+
+
+def check_variables(values: Mapping[str, str]) -> None:
+    """See whether a program can be given these variables.
+
+    Raises:
+        ValueError: a name that is none or reserved, or a value that is too large or no text.
+    """
+    total = 0
+    for key, value in values.items():
+        if not _VARIABLE.fullmatch(key) or "\0" in value:
+            raise ValueError(_("{name} is not a name of an environment variable, or its value has a NUL", name=repr(key[:80])))
+        if key.startswith(_RESERVED):
+            raise ValueError(_("{name}: names beginning with TESSERA_, LD_ or JUPYTERHUB_ are reserved", name=repr(key)))
+        size = len(key) + 1 + len(value.encode(errors="replace"))
+        total += size
+        if size > LARGEST_VARIABLE:
+            why = _(
+                "{name}: a variable has at most {limit} bytes; put what is longer into a file", name=key, limit=LARGEST_VARIABLE
+            )
+            raise ValueError(why)
+    if total > LARGEST_VARIABLES:
+        raise ValueError(_("all together have at most {limit} bytes; put what is longer into a file", limit=LARGEST_VARIABLES))
+
+
+def finite(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return *values* if JSON can say them: Python reads NaN and 1e999 as well, and a database reads such a row no more.
+
+    Raises:
+        ValueError: a number is none.
+    """
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(_("a number must be finite")) from error
+    return values
+
+
+def check_parameters(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return *values* if a run can be told them.
+
+    Raises:
+        ValueError: they are too large, or no JSON.
+    """
+    if values and len(json.dumps(finite(values), ensure_ascii=False).encode(errors="replace")) > LARGEST_PARAMETERS:
+        raise ValueError(_("all together have at most {limit} bytes; put what is longer into a file", limit=LARGEST_PARAMETERS))
+    return values
