@@ -92,6 +92,7 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
     def __init__(self, *arguments: Any, **values: Any) -> None:
         super().__init__(*arguments, **values)
         self._own_limits = dict(self.extra_resource_limits)
+        self._own_annotations = by_name(self.extra_annotations)
         self._own_tolerations = list(by_name(self.tolerations).values())
         self._own_terms = list(by_name(self.node_affinity_required).values())
 
@@ -176,6 +177,7 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
         except DriverError as error:
             raise self._refused(error.reason, 409) from error
         self.extra_resource_limits = {**self._own_limits, **cards.limits}
+        self.extra_annotations = {**self._own_annotations, **cards.annotations}
         self.tolerations = [*self._own_tolerations, *cards.tolerations]
         self.node_affinity_required = joined_terms(self._own_terms, cards.terms)
 

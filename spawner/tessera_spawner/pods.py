@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tessera_hub.proxy.drivers.kubernetes.cards import node_selection, resources_of
+from tessera_hub.proxy.drivers.kubernetes.cards import annotations_of, node_selection, resources_of
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node
 from tessera_hub.proxy.drivers.kubernetes.options import PERSON, RUN, SITE, TENANT
 from tessera_hub.schemas.workspaces import Reservation
@@ -31,11 +31,13 @@ class Cards:
 
     Attributes:
         limits: extended resources of the notebook container.
+        annotations: of the pod, for whoever hands the cards out.
         tolerations: nodes with cards repel what asks for none.
         terms: node selector terms that lead to the class of cards.
     """
 
     limits: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Document] = ()
     terms: Sequence[Document] = ()
 
@@ -55,7 +57,7 @@ def cards_of(reservation: Reservation, nodes: Iterable[Document]) -> Cards:
     affinity = node_selection(reservation.card_class or request.model, found)
     required = {} if affinity is None else affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     tolerations = [{"key": name, "operator": "Exists", "effect": "NoSchedule"} for name in sorted(limits)]
-    return Cards(limits, tolerations, required.get("nodeSelectorTerms", ()))
+    return Cards(limits, annotations_of(request, limits), tolerations, required.get("nodeSelectorTerms", ()))
 
 
 def by_name(configured: Any) -> dict[str, Any]:

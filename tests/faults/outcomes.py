@@ -128,6 +128,15 @@ class Trial:
         """Count starts of user code too many."""
         return sum(len(self.trace.began.get(task, ())) - 1 for task in self.tasks if task in self.trace.began)
 
+    def said(self) -> dict[str, str]:
+        """Return what user code printed of each task that did not succeed."""
+        found = {task: self.proxy.task(task) for task in self.tasks}
+        return {
+            task: f"{outcome(told['phase'], told['reasons'])} {told['reasons']}: {self.proxy.output(task)[-2000:]}"
+            for task, told in found.items()
+            if told["phase"] != "SUCCEEDED"
+        }
+
     def starts(self) -> int:
         """Count starts of user code."""
         return sum(len(self.trace.began.get(task, ())) for task in self.tasks)
@@ -177,7 +186,7 @@ def tell(request: pytest.FixtureRequest, trial: Trial, fault: str, driver: str, 
     request.node.user_properties.append((MARK, tuple(map(str, row))))
     assert trial.doubled() == 0, trial.trace.began
     assert bills == 0
-    assert billed == trial.starts(), "what began is billed, and only that"
+    assert billed == trial.starts(), f"what began is billed, and only that: {trial.said()}"
 
 
 def show(reporter: pytest.TerminalReporter) -> None:

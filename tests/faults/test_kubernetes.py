@@ -71,4 +71,5 @@ def test_a_part_is_away_for_a_while(centre_proxy: ClusterProxy, request: pytest.
             trial.hold(SECONDS)
         ends = trial.finish()
         tell(request, trial, f"{fault}, Proxy killed", "kubernetes", ends)
-    assert ends == Counter({"SUCCEEDED": 6})
+        said = trial.said()
+    assert ends == Counter({"SUCCEEDED": 6}), said

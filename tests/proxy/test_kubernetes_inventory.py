@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera_hub.proxy.drivers.base import DriverError
-from tessera_hub.proxy.drivers.kubernetes.cards import class_of, devices_of, node_selection, resources_of
+from tessera_hub.proxy.drivers.kubernetes.cards import annotations_of, class_of, devices_of, node_selection, resources_of
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, pools_of, requests_of, use_of
 from tessera_hub.proxy.drivers.kubernetes.options import RUN
 from tessera_hub.proxy.drivers.kubernetes.quantities import mebibytes, millicores, quantity
@@ -123,6 +123,22 @@ def test_mig_partitions_and_shares_are_cards_of_their_own_size() -> None:
     assert pools([quarter])["A30-24G-mig-1g.6gb"].shapes[0].cards == [(25, 6144)] * 4
     assert found["A100-80G-vcuda"].partition is None
     assert sorted(found["A100-80G-vcuda"].shapes[0].cards) == [(70, 73728), (100, 81920)]
+
+
+def test_a_shared_card_has_the_memory_that_its_node_agent_hands_out() -> None:
+    shares = node("shares", A100, resources={"tessera.io/vgpu": "200", "tessera.io/vgpu-memory": "142208"})
+    found = pools([shares])["A100-80G-vcuda"]
+    assert (found.card_memory_mib, found.total["card_memory/A100-80G"]) == (71104, 142208)
+    assert found.shapes[0].cards == [(100, 71104)] * 2
+    asked = CardRequest(centi_cards=100, mode=CardMode.VCUDA)
+    assert resources_of(asked, None, offered(shares)) == {"tessera.io/vgpu": "100", "tessera.io/vgpu-memory": "71104"}
+
+
+def test_a_share_that_may_be_split_says_over_how_many_cards() -> None:
+    request = CardRequest(centi_cards=150, max_cards=2, mode=CardMode.VCUDA)
+    assert annotations_of(request, {"tessera.io/vgpu": "150"}) == {"vgpu.tessera.io/max-cards": "2"}
+    assert annotations_of(request, {"volcano.sh/vgpu-number": "2"}) == {}
+    assert annotations_of(CardRequest(centi_cards=30, mode=CardMode.VCUDA), {"tessera.io/vgpu": "30"}) == {}
 
 
 def test_partitions_of_several_sizes_at_a_node_are_pools_of_their_own_on_the_same_node() -> None:

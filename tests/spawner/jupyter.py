@@ -38,22 +38,32 @@ class Jupyter:
     def run(self, code: str) -> str:
         """Run code in a new kernel and return the kernel's id as soon as the kernel is busy with it."""
         kernel: str = self.post("kernels", {"name": "python3"})["id"]
-        asyncio.run(self._execute(kernel, code))
+        asyncio.run(self._execute(kernel, code, "execute_input"))
         return kernel
 
-    async def _execute(self, kernel: str, code: str) -> None:
+    def printed(self, code: str, kernel: str = "") -> str:
+        """Run code in a kernel, by default a new one, and return all that it printed and, if it failed, why."""
+        return asyncio.run(self._execute(kernel or self.post("kernels", {"name": "python3"})["id"], code, "execute_reply"))
+
+    async def _execute(self, kernel: str, code: str, until: str) -> str:
         socket = await self._connect(f"api/kernels/{kernel}/channels")
         header = {"msg_id": uuid4().hex, "msg_type": "execute_request", "session": "s", "username": "", "version": "5.3"}
         content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
         message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
         await socket.write_message(json.dumps(message))
-        while True:
+        said, awaited = "", {until, "idle"} if until == "execute_reply" else {until}
+        while awaited:
             text = await asyncio.wait_for(socket.read_message(), 60)
             assert text is not None
             found = json.loads(text)
-            if found["header"]["msg_type"] == "execute_input" and found["parent_header"].get("msg_id") == header["msg_id"]:
-                socket.close()
-                return
+            if found["parent_header"].get("msg_id") != header["msg_id"]:
+                continue
+            content = found["content"]
+            said += content.get("text", "") + "\n".join(content.get("traceback", ()))
+            # Output may come after the reply, never after the kernel is idle.
+            awaited -= {found["header"]["msg_type"], str(content.get("execution_state"))}
+        socket.close()
+        return said
 
     def type(self, line: str) -> str:
         """Open a terminal, type a line, and return the terminal's name once the line is echoed."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tessera_vgpu.errors import VgpuError
+from tessera_vgpu.calling import call, context_on, driver
 from tessera_vgpu.pages import read_limits, read_usage
+from tessera_vgpu.spinning import time_centi
 
 IN_CONTAINER: Final = Path("/run/tessera")
 """Where a container finds its pages."""
@@ -20,6 +21,8 @@ _CHUNK: Final = 64 * _MIB
 _PIECE: Final = 2 * _MIB
 """What the driver gives at least."""
 _OUT_OF_MEMORY: Final = 2
+_TIME_TOLERANCE_CENTI: Final = 3
+"""A limit of time is kept on average: a turn is not cut in the middle of a kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,14 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What happened when a program asked for all the memory of a card and then for more.
+    """What happened when a program asked for all the memory of a card and for more, and then for all of its time.
 
     Attributes:
         granted_bytes: what it got, together with what was in use before.
         shown_bytes: the card's memory as the driver shows it to the program.
         refused: whether the next piece was refused as out of memory.
+        compute_limit_centi: the limit, in hundredths of the card's time.
+        compute_got_centi: what it got of the time.
     """
 
     card: str
@@ -68,19 +73,33 @@ class SelfTest:
     granted_bytes: int
     shown_bytes: int
     refused: bool
+    compute_limit_centi: int
+    compute_got_centi: int
 
     @property
-    def passed(self) -> bool:
-        """Whether it got all that it may have, no more, and was refused beyond."""
+    def memory_passed(self) -> bool:
+        """Whether it got all memory that it may have, no more, and was refused beyond."""
         room = self.limit_bytes - self.granted_bytes
         return self.refused and 0 <= room < _PIECE and self.shown_bytes == self.limit_bytes
 
+    @property
+    def compute_passed(self) -> bool:
+        """Whether it got no more of the time than it may have; while others use the card it may get less."""
+        return self.compute_got_centi <= self.compute_limit_centi + _TIME_TOLERANCE_CENTI
+
+    @property
+    def passed(self) -> bool:
+        """Whether both limits hold."""
+        return self.memory_passed and self.compute_passed
+
     def __str__(self) -> str:
-        """Return the result in a line."""
+        """Return the result in two lines."""
         return (
-            f"{'passed' if self.passed else 'FAILED'}: {self.card} has a limit of {self.limit_bytes / _MIB:.0f} MiB, gave "
+            f"{_word(self.memory_passed)}: {self.card} has a limit of {self.limit_bytes / _MIB:.0f} MiB, gave "
             f"{self.granted_bytes / _MIB:.0f} MiB and {'refused' if self.refused else 'DID NOT REFUSE'} more; "
-            f"the driver shows {self.shown_bytes / _MIB:.0f} MiB"
+            f"the driver shows {self.shown_bytes / _MIB:.0f} MiB\n"
+            f"{_word(self.compute_passed)}: {self.card} has a limit of {self.compute_limit_centi / 100:.2f} of its time and gave "
+            f"{self.compute_got_centi / 100:.2f} to a program that asked for all"
         )
 
 
@@ -111,24 +130,33 @@ def slice(folder: Path | None = None) -> Slice:  # noqa: A001 - the word of the 
     return Slice(limits.pod_uid, limits.container, limits.most_processes, cards)
 
 
-def self_test(folder: Path | None = None) -> list[SelfTest]:
-    """Try to get more memory than the slice has, on each card, and give all back; programs of yours are refused meanwhile.
+def self_test(folder: Path | None = None, seconds: float = 2.0) -> list[SelfTest]:
+    """Try to get more memory, and then more time, than the slice has, on each card; programs of yours are held up meanwhile.
+
+    Args:
+        folder: as in :func:`slice`.
+        seconds: how long the time that one gets is measured; it takes half as long again.
 
     Raises:
         VgpuError: ``limits.unreadable``; ``inside.driver``, the driver refuses to work.
     """
-    cuda = _driver()
-    return [_test(cuda, card) for card in slice(folder).cards]
+    cuda = driver()
+    return [_test(cuda, card, seconds) for card in slice(folder).cards]
 
 
-def _test(cuda: Any, card: SliceCard) -> SelfTest:
-    device, context = _device(cuda, card.uuid), ctypes.c_void_p()
-    _call(cuda, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-    _call(cuda, "cuCtxPushCurrent_v2", context)
+def _test(cuda: Any, card: SliceCard, seconds: float) -> SelfTest:
+    with context_on(cuda, card.uuid):
+        granted, shown, refused = _take_memory(cuda, card)
+        got = time_centi(cuda, seconds)
+    return SelfTest(card.uuid, card.memory_limit_bytes, granted, shown, refused, card.compute_limit_centi, got)
+
+
+def _take_memory(cuda: Any, card: SliceCard) -> tuple[int, int, bool]:
+    """Return how many bytes could be had, how many the driver shows, and whether more was refused; all is given back."""
     taken: list[tuple[ctypes.c_uint64, int]] = []
     try:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        _call(cuda, "cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        call(cuda, "cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
         before, refused = total.value - free.value, False
         for size in (_CHUNK, _PIECE):
             # Far enough beyond the limit nothing more is proved.
@@ -138,45 +166,11 @@ def _test(cuda: Any, card: SliceCard) -> SelfTest:
                     refused = result == _OUT_OF_MEMORY
                     break
                 taken.append((address, size))
-        granted = before + sum(bytes_ for _address, bytes_ in taken)
-        return SelfTest(card.uuid, card.memory_limit_bytes, granted, total.value, refused)
+        return before + sum(bytes_ for _address, bytes_ in taken), total.value, refused
     finally:
         for address, _bytes in taken:
             cuda.cuMemFree_v2(address)
-        cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
-        cuda.cuDevicePrimaryCtxRelease_v2(device)
 
 
-def _driver() -> Any:
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise _refused("libcuda.so.1", error) from error
-    _call(cuda, "cuInit", 0)
-    return cuda
-
-
-def _device(cuda: Any, uuid: str) -> ctypes.c_int:
-    count, device, found = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * 16)()
-    _call(cuda, "cuDeviceGetCount", ctypes.byref(count))
-    for index in range(count.value):
-        _call(cuda, "cuDeviceGet", ctypes.byref(device), index)
-        _call(cuda, "cuDeviceGetUuid_v2", found, device)
-        if bytes(found).hex() == uuid.removeprefix("GPU-").replace("-", ""):
-            return device
-    raise _refused(uuid, "the driver does not show it")
-
-
-def _call(cuda: Any, name: str, *arguments: object) -> None:
-    if result := getattr(cuda, name)(*arguments):
-        raise _refused(name, result)
-
-
-def _refused(what: str, reason: object) -> VgpuError:
-    return VgpuError(
-        "inside.driver",
-        "The driver refuses to work: {what}: {reason}.",
-        "Standard error of this program says more; if it does not, ask who runs the node.",
-        what=what,
-        reason=reason,
-    )
+def _word(passed: bool) -> str:
+    return "passed" if passed else "FAILED"

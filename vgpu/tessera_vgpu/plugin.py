@@ -53,9 +53,16 @@ class Kubelet:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What every container with a slice gets besides: read-only mounts (host path → path inside) and environment."""
+    """What every container with a slice gets besides.
+
+    Attributes:
+        mounts: read-only, host path → path inside.
+        shared: likewise, and all may write there: the state of simulated cards, nothing else.
+        environment: variables.
+    """
 
     mounts: Mapping[Path, Path] = field(default_factory=dict)
+    shared: Mapping[Path, Path] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=lambda: {"NVIDIA_VISIBLE_DEVICES": "void"})
 
 
@@ -177,8 +184,9 @@ class DevicePlugin:
                 for name, read_only in (("limits", True), ("usage", False), ("turns", False)):
                     made.mounts.add(container_path=str(IN_CONTAINER / name), host_path=str(folder / name), read_only=read_only)
                 made.mounts.add(container_path=str(IN_CONTAINER / "node"), host_path=str(self.store.node), read_only=True)
-                for host, inside in self._container.mounts.items():
-                    made.mounts.add(container_path=str(inside), host_path=str(host), read_only=True)
+                for mounts, read_only in ((self._container.mounts, True), (self._container.shared, False)):
+                    for host, inside in mounts.items():
+                        made.mounts.add(container_path=str(inside), host_path=str(host), read_only=read_only)
                 made.devices.add(container_path="/dev", host_path=str(folder / "dev"), permissions="rw")
         except (VgpuError, OSError) as error:
             LOG.warning("Allocate refused: %s", error)

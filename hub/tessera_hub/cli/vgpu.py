@@ -21,7 +21,7 @@ from tessera_vgpu.apiserver import SERVICE_ACCOUNT
 from tessera_vgpu.catalogue import BUILT_IN
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.plugin import Kubelet
-from tessera_vgpu.simulate import make_machine, parse_cards, read_cards
+from tessera_vgpu.simulate import LIBRARIES, make_machine, parse_cards, read_cards
 from tessera_vgpu.status import STATE_FOLDER, ContainerCard, read_status
 from tessera_vgpu.trial import parse_memory, slice_environment
 
@@ -154,6 +154,7 @@ def status(state_dir: Path, as_json: bool) -> None:
     show_default=True,
     help="What to do with a process that goes around its limits.",
 )
+@click.option("--simulate-cards", metavar="NxMODEL", help="Share simulated cards, such as 2xA100-80G, on a node that has none.")
 @click.option(
     "--look-s",
     type=click.FloatRange(0.01, 60),
@@ -188,6 +189,7 @@ def agent(
     context_mib: int | None,
     tolerance_mib: int,
     on_bypass: str,
+    simulate_cards: str | None,
     look_s: float,
     upkeep_s: float,
 ) -> None:
@@ -197,6 +199,7 @@ def agent(
     host, _colon, port = listen.rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > _HIGHEST_PORT:
         raise click.BadParameter(_("{value} is no address with a port.", value=listen), param_hint="--listen")
+    simulated_driver = () if simulate_cards is None else (LIBRARIES,)
     settings = Settings(
         state=state_dir,
         library_folder=library_dir,
@@ -207,12 +210,13 @@ def agent(
         ca_file=ca_file or _of_account("ca.crt"),
         kubelet=Kubelet(kubelet_plugins, pod_resources),
         device_root=device_root,
-        driver_files=DriverFiles(driver_dir, driver_inside, host_root),
+        driver_files=DriverFiles(driver_dir or simulated_driver, driver_inside, host_root),
         listen=(host.strip("[]"), int(port)),
         catalogues=(BUILT_IN, *catalogue),
         contexts=contexts,
         context_mib=context_mib,
         tolerance_mib=tolerance_mib,
+        simulated=simulate_cards,
         end_bypass=on_bypass == "end",
         look_s=look_s,
         upkeep_s=upkeep_s,

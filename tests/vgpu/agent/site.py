@@ -83,14 +83,18 @@ class Site(Kubernetes):
             "--token-file",
             str(self.folder / "agent-token"),
         ]
-        command += ["--ca-file", str(self.machine.home / "pki" / "ca.crt"), "--device-root", str(self.folder / "nodes")]
+        command += ["--ca-file", str(self.machine.home / "pki" / "ca.crt"), *self.card_options()]
         command += ["--pod-resources", str(self.machine.home / "kubelet" / "pod-resources" / "kubelet.sock")]
-        command += ["--driver-dir", str(LIBRARIES), "--listen", "127.0.0.1:0", "--upkeep-s", "0.5"]
+        command += ["--listen", "127.0.0.1:0", "--upkeep-s", "0.5"]
         with self.log.open("w") as log:
             self.agent = subprocess.Popen(command, env=self.cards_of.environment(), stderr=log)
         # The kubelet shows the slots of an agent that was killed for a while.
         self.wait(lambda: "registered tessera.io/vgpu" in self.log.read_text(), 60, "the registration")
         self.wait_for_slots()
+
+    def card_options(self) -> list[str]:
+        """Return what leads the agent to the cards."""
+        return ["--device-root", str(self.folder / "nodes"), "--driver-dir", str(LIBRARIES)]
 
     def wait_for_slots(self) -> None:
         def there() -> bool:

@@ -24,6 +24,7 @@ from tessera_vgpu.agent.driver import Driver, DriverCard
 from tessera_vgpu.agent.evidence import Sources
 from tessera_vgpu.agent.nodes import DeviceNodes
 from tessera_vgpu.agent.resizing import change, describe
+from tessera_vgpu.agent.simulated import FOLDER_IN_CONTAINER, SimulatedCards, simulated_cards
 from tessera_vgpu.agent.view import Finding, write_seen
 from tessera_vgpu.agent.watch import Rules, Watch
 from tessera_vgpu.agent.web import ControlServer, MetricsServer
@@ -59,6 +60,7 @@ class Settings:
         contexts: processes with a context that each card keeps room for.
         context_mib: what one costs; None: measured.
         tolerance_mib: see :class:`~tessera_vgpu.agent.watch.Rules`.
+        simulated: cards to simulate, such as ``2xA100-80G``; None: the machine's own.
         end_bypass: kill processes that go around their limits.
         look_s, upkeep_s: how often cards and processes, and Kubernetes, are looked at.
     """
@@ -78,6 +80,7 @@ class Settings:
     contexts: int = 32
     context_mib: int | None = None
     tolerance_mib: int = 256
+    simulated: str | None = None
     end_bypass: bool = False
     look_s: float = 0.5
     upkeep_s: float = 5.0
@@ -119,6 +122,9 @@ class Agent:
         self._settings = settings
         self._stop = Event()
         self._failed: BaseException | None = None
+        simulated = None if settings.simulated is None else simulated_cards(settings.state, settings.simulated)
+        if simulated is not None:
+            simulated.use()
         self._driver = Driver(settings.driver_files.find("libnvidia-ml.so.1"))
         models = catalogue.load(settings.catalogues)
         found = self._driver.cards()
@@ -133,7 +139,9 @@ class Agent:
         self._healthy = frozenset(card.uuid for card in self._cards)
         mounts = install(settings.library, settings.library_folder)
         mounts |= settings.driver_files.mounts()
-        nodes = DeviceNodes(settings.device_root, {card.uuid: card.minor for card in found})
+        nodes = DeviceNodes(
+            settings.device_root if simulated is None else simulated.nodes, {card.uuid: card.minor for card in found}
+        )
         self._store = SlotStore(settings.state, nodes.make, contexts)
         trust: ssl.SSLContext | bool = True
         if settings.ca_file is not None:
@@ -146,7 +154,7 @@ class Agent:
             len(self._cards),
             self._pods,
             settings.kubelet,
-            Container(mounts=mounts),
+            _container(mounts, simulated),
             self._driver.topology(),
         )
         self._server = PluginServer(self._plugin)
@@ -276,6 +284,14 @@ class Agent:
 
     def _well(self) -> bool:
         return self._watch.fresh(_STALE_S)
+
+
+def _container(mounts: Mapping[Path, Path], simulated: SimulatedCards | None) -> Container:
+    """Return what containers get besides."""
+    if simulated is None:
+        return Container(mounts=mounts)
+    environment = {**Container().environment, **simulated.environment}
+    return Container(mounts=mounts, shared={simulated.state: FOLDER_IN_CONTAINER}, environment=environment)
 
 
 def _card(found: DriverCard, models: catalogue.Catalogue, contexts: Contexts) -> Card | None:

@@ -18,6 +18,7 @@ from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode, CardRe
 NVIDIA: Final = "nvidia.com/gpu"
 VGPU: Final = "tessera.io/vgpu"
 VGPU_MEMORY: Final = "tessera.io/vgpu-memory"
+MAX_CARDS_ANNOTATION: Final = "vgpu.tessera.io/max-cards"
 VOLCANO_NUMBER: Final = "volcano.sh/vgpu-number"
 VOLCANO_MEMORY: Final = "volcano.sh/vgpu-memory"
 VOLCANO_CORES: Final = "volcano.sh/vgpu-cores"
@@ -131,7 +132,11 @@ def devices_of(labels: Mapping[str, str], amounts: Mapping[str, int]) -> list[De
         elif resource in (VGPU, VOLCANO_NUMBER):
             kind = class_of(labels, NVIDIA)
             cards = count // CENTI_CARDS_PER_CARD if resource == VGPU else _volcano_cards(amounts, kind)
-            found.append(Device(resource, kind, CardMode.VCUDA, cards, CENTI_CARDS_PER_CARD, kind.memory_mib))
+            memory = kind.memory_mib
+            if resource == VGPU and cards and VGPU_MEMORY in amounts:
+                # The node agent keeps room for contexts: not all of a card's memory can be given away.
+                memory = amounts[VGPU_MEMORY] // cards
+            found.append(Device(resource, kind, CardMode.VCUDA, cards, CENTI_CARDS_PER_CARD, memory))
         elif maker_of(resource) is not None:
             kind = class_of(labels, resource)
             found.append(Device(resource, kind, CardMode.WHOLE, count, CENTI_CARDS_PER_CARD, kind.memory_mib))
@@ -172,7 +177,8 @@ def resources_of(request: CardRequest, card_class: str | None, offered: Iterable
         if not enough:
             raise DriverError("never.no_card_mode", "no MIG profile is large enough", {"memory_mib": memory})
         return {min(enough, key=lambda d: (d.memory_mib, d.centi_cards)).resource: "1"}
-    device = devices[0]
+    # Cards of several nodes may have unequal room; a share in proportion must fit on each of them.
+    device = min(devices, key=lambda d: d.memory_mib)
     memory = request.memory_mib or device.memory_mib * request.centi_cards // CENTI_CARDS_PER_CARD
     if device.resource == VGPU:
         return {VGPU: str(request.centi_cards), VGPU_MEMORY: str(memory)}
@@ -182,6 +188,13 @@ def resources_of(request: CardRequest, card_class: str | None, offered: Iterable
         VOLCANO_CORES: str(request.centi_cards // shares),
         VOLCANO_MEMORY: str(memory // shares),
     }
+
+
+def annotations_of(request: CardRequest | None, limits: Mapping[str, str]) -> dict[str, str]:
+    """Return what a pod with these resource limits tells the node agent besides: over how many cards its share may be split."""
+    if request is None or VGPU not in limits or request.max_cards == 1:
+        return {}
+    return {MAX_CARDS_ANNOTATION: str(request.max_cards)}
 
 
 def used_of(device: Device, requested: Mapping[str, int]) -> tuple[int, int]:

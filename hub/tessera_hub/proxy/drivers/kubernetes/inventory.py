@@ -125,6 +125,7 @@ class _Gathered:
         self.foreign: Counter[str] = Counter()
         self.shapes: Counter[tuple[int, int, tuple[tuple[int, int], ...]]] = Counter()
         self.group: str | None = None
+        self.card_memory_mib: int | None = None
 
     def add(
         self,
@@ -149,6 +150,8 @@ class _Gathered:
         cards: list[tuple[int, int]] = []
         for device in devices:
             self.device = device
+            whole = device.memory_mib if device.mode is CardMode.VCUDA else device.kind.memory_mib
+            self.card_memory_mib = min(whole, self.card_memory_mib or whole)
             cards += self._cards(device, taken, others)
         self.shapes[free_cpu, free_memory, tuple(sorted(cards))] += 1
         if shared:
@@ -186,7 +189,7 @@ class _Gathered:
             name=self.name,
             card_class=device.kind.name if device else None,
             vendor=device.kind.vendor if device else None,
-            card_memory_mib=device.kind.memory_mib if device else None,
+            card_memory_mib=self.card_memory_mib,
             card_modes=[device.mode.value] if device else [],
             partition=device.partition if device else None,
             total=total,

@@ -21,6 +21,7 @@ from typing import Any, Final
 from tessera_hub.proxy.courier.launching import PERSONS_PATH
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.couriers import courier_document, stored_lease
+from tessera_hub.proxy.drivers.kubernetes.cards import annotations_of
 from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, ORDER, PERSON, RECORD, RUN, SITE, TENANT, KubernetesOptions
 from tessera_hub.schemas.protocol import Lease
@@ -247,6 +248,7 @@ def pod_template(
     pod |= {"schedulerName": scheduler} if scheduler else {}
     pod |= {"imagePullSecrets": [{"name": options.pull_secret}]} if options.pull_secret else {}
     annotations = {ORDER: "{}"} | ({PREEMPTABLE: str(spec.preemptible).lower()} if scheduler else {})
+    annotations |= annotations_of(resources.cards, card_resources)
     metadata = {"labels": run_labels(lease, options), "annotations": annotations, "finalizers": [RECORD]}
     return {"metadata": metadata, "spec": pod}
 
