@@ -25,7 +25,7 @@ LAB_SOURCES := $(shell find extensions/labextension extensions/jupyter-config -n
 SIMULATOR_SOURCES := $(shell find vgpu/simulator -name '*.[ch]' -o -name '*.map' -o -name Makefile)
 INTERPOSER_SOURCES := $(shell find vgpu/interposer -name '*.[ch]' -o -name Makefile)
 
-.PHONY: run demo test cluster cluster-down bench simulator interposer lint docs clean help setup setup-test
+.PHONY: run demo test cluster cluster-down bench foreign simulator interposer lint docs clean help setup setup-test
 .DEFAULT_GOAL := help
 
 run: setup ## Start Tessera on this machine (PORT=8000 DATA=.run ARGS='--simulate-cards 2xA100-80G')
@@ -55,6 +55,9 @@ lint: setup-test ## Check style and types
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 	@if [ -f extensions/labextension/package.json ]; then cd extensions/labextension && npm run --silent lint; fi
+
+foreign: setup-test ## Run programs of others (PyTorch, CuPy, Numba, nvcc) on simulated cards; downloads 2 GB into .foreign
+	@$(BIN)/python -m tests.vgpu.others
 
 docs: $(STAMPS)/docs ## Build the documentation into docs/_build/html
 	@$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
