@@ -128,7 +128,7 @@ def change_limits(path: Path, limits: Limits) -> int:
             page = LimitsPageBytes.from_buffer_copy(mapped)
             sequence = page.sequence
             current = _decode(page.bank[sequence & 1])
-            if page.magic != LIMITS_MAGIC or page.version != VERSION or current is None:
+            if not _is_limits(page) or current is None:
                 raise _unreadable(path)
             generation = current[0] + 1
             other = _BANKS + ((sequence + 1) & 1) * _BANK_SIZE
@@ -155,7 +155,7 @@ def read_limits(path: Path) -> tuple[int, Limits]:
         if len(content) != ctypes.sizeof(LimitsPageBytes):
             raise _unreadable(path)
         page = LimitsPageBytes.from_buffer_copy(content)
-        if page.magic != LIMITS_MAGIC or page.version != VERSION:
+        if not _is_limits(page):
             raise _unreadable(path)
         # A reading while the agent writes may be mixed; the checksum tells.
         if (found := _decode(page.bank[page.sequence & 1])) is not None:
@@ -192,6 +192,11 @@ def _bank(limits: Limits, generation: int) -> LimitsBankBytes:
         place.weight = card.weight
     bank.checksum = zlib.crc32(bytes(bank))
     return bank
+
+
+def _is_limits(page: LimitsPageBytes) -> bool:
+    """Whether the library would read it, too."""
+    return bool(page.magic == LIMITS_MAGIC and page.version == VERSION and page.size == ctypes.sizeof(LimitsPageBytes))
 
 
 def _decode(bank: LimitsBankBytes) -> tuple[int, Limits] | None:
