@@ -56,6 +56,7 @@ struct turn {
     bool waiting_own;    /* it is of this container */
     unsigned beside;     /* how many others have work on the card */
     uint64_t others_until_ns; /* when the work of who has the turn will be done */
+    uint64_t others_last_ns;  /* and of anybody */
 };
 void turn_begin(struct turn *turn, unsigned card);
 void turn_look(struct turn *turn, uint64_t now);              /* reads what the others say */

@@ -10,6 +10,8 @@
 #define LEAST_LEFT (50 * US)
 #define SETTLING (2 * MS) /* what the one before has left on the card is gone so long after a turn began */
 #define INTERRUPTION (1 * MS) /* so much more than it should take: rather the thread stood still between its marks */
+#define MOST_REST (500 * US) /* that the one before may have left on the card, by its own word */
+#define MANY 10u          /* times as much work can be measured although such a rest may be in it */
 #define LONG (20 * MS)    /* of so long a kernel, a part that others had of the time does not matter much */
 #define PLACES 8u /* where a stream may be in the table, so that some dozen streams do not push each other out */
 #define MOST_CREDIT (1000 * MS)
@@ -135,7 +137,10 @@ void fence_after(struct lane *lane, struct work *work, struct fence *fence, bool
 {
     uint64_t now = clock_ns();
     fence->beside = lane->turn.beside;
-    fence->mixed = fence->beside || (lane->turn.contended && now - turn_since(&lane->turn) < SETTLING);
+    bool settling = lane->turn.contended && now - turn_since(&lane->turn) < SETTLING;
+    uint64_t rest = fence->before_ns && lane->turn.others_last_ns > fence->before_ns ? lane->turn.others_last_ns - fence->before_ns : 0;
+    fence->rest_ns = settling ? (rest < MOST_REST ? rest : MOST_REST) : 0;
+    fence->mixed = fence->beside || (settling && fence->cost < MANY * MOST_REST);
     fence->idle_ns = fence->before_ns ? now - fence->before_ns : 0;
     fence->end = take_event(lane, fence->context);
     if (!fence->end || mark(fence->end, work->stream, per_thread)) {
@@ -174,6 +179,7 @@ static uint64_t measured(struct lane *lane, const struct fence *fence)
         return fence->cost;
     uint64_t took = (uint64_t)((double)ms * 1e6);
     took -= fence->idle_ns < took / 2 ? fence->idle_ns : took / 2; /* a call takes as long as a short kernel */
+    took -= fence->rest_ns < took / 2 ? fence->rest_ns : took / 2;
     if ((fence->mixed || lane->turn.beside) && took < LONG && !fence->guessed)
         return fence->cost;
     /* Others who came when it was nearly done, or went when it had just begun, have had nothing to speak of. */

@@ -20,6 +20,7 @@ struct fence {
     uint64_t cost, count, key; /* key 0: of several functions */
     uint64_t before_ns; /* when the start was marked in a stream without work; 0: it was not */
     uint64_t idle_ns;   /* how long the card may have waited for the call after that mark */
+    uint64_t rest_ns;   /* how long it was still at work for who had the turn before */
 };
 
 /* One call that launches. */

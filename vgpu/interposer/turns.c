@@ -27,7 +27,8 @@
 struct sum {
     bool active, holds;
     unsigned working;
-    uint64_t wanted_ns, until_ns, held_ns; /* held_ns: of who has overrun nothing, the longest */
+    uint64_t wanted_ns, held_ns;  /* held_ns: of who has overrun nothing, the longest */
+    uint64_t until_ns, last_ns;   /* of who has a turn, and of anybody */
 };
 
 static struct tessera_turns_card *own_card(const struct turn *turn)
@@ -73,6 +74,8 @@ static struct sum sum_of(const struct tessera_turns_card *card, int but, uint64_
         sum.working += until > now + LEFTOVER;
         if (held && until > sum.until_ns)
             sum.until_ns = until;
+        if (until > sum.last_ns)
+            sum.last_ns = until;
     }
     return sum;
 }
@@ -93,6 +96,13 @@ static void blocked_by(struct turn *turn, uint64_t since)
     if (!turn->blocked || since < turn->blocked_ns)
         turn->blocked_ns = since;
     turn->blocked = true;
+}
+
+static void count_work(struct turn *turn, const struct sum *sum)
+{
+    turn->beside += sum->working;
+    if (sum->last_ns > turn->others_last_ns)
+        turn->others_last_ns = sum->last_ns;
 }
 
 static void take_in(struct turn *turn, const struct sum *sum, uint64_t virtual_ns, bool same_container)
@@ -123,7 +133,7 @@ static void look_at(struct turn *turn, const struct peer *peer, uint32_t priorit
     struct sum sum = sum_of(&copy, -1, now);
     if (!sum.active)
         return;
-    turn->beside += sum.working;
+    count_work(turn, &sum);
     all->requests += peer->request;
     all->weights += peer->weight;
     if (peer->priority < priority) {
@@ -150,7 +160,7 @@ void turn_look(struct turn *turn, uint64_t now)
     roster_refresh(&turn->roster, turn->card, now);
     turn->shared = turn->roster.count > 1;
     turn->contended = turn->lower_waits = turn->blocked = turn->overtaken = turn->waiting = false;
-    turn->others_until_ns = 0;
+    turn->others_until_ns = turn->others_last_ns = 0;
     turn->beside = 0;
     turn->floor_ns = UINT64_MAX;
     for (unsigned i = 0; i < turn->roster.count; i++)
@@ -158,7 +168,7 @@ void turn_look(struct turn *turn, uint64_t now)
             look_at(turn, &turn->roster.peers[i], mine.priority, now, &all);
     /* Processes of one container take turns only where their time must be measured. */
     struct sum sum = sum_of(own_card(turn), (int)turn->seat, now);
-    turn->beside += sum.working;
+    count_work(turn, &sum);
     if (mine.limit < 100 || turn->contended) {
         take_in(turn, &sum, __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED), true);
     }
