@@ -65,11 +65,11 @@ CASES = (
     Case(_LARGE, "async", 1 * MS, 50),
     Case(_SMALL, "async", 1 * MS, 70, processes=4, dilation=4),
     Case(_A100, "sync", 1 * MS, 50, processes=4, dilation=3),
-    Case(_LARGE, "graph", 1 * MS, 80, processes=8, nodes=10, dilation=4),
+    Case(_LARGE, "graph", 1 * MS, 80, processes=8, nodes=10, dilation=10),
     Case(_SMALL, "cooperative", 1 * MS, 25),
     Case(_SMALL, "sync", 50 * MS, 10),
     Case(_A100, "async", 50 * MS, 70, processes=2),
-    Case(_LARGE, "cooperative", 50 * MS, 60, processes=8, dilation=5),
+    Case(_LARGE, "cooperative", 50 * MS, 60, processes=8, dilation=10),
     Case(_A100, "async", 500 * MS, 60),
     Case(_LARGE, "sync", 500 * MS, 90, processes=2),
 )

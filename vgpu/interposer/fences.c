@@ -180,10 +180,12 @@ static uint64_t measured(struct lane *lane, const struct fence *fence)
     uint64_t took = (uint64_t)((double)ms * 1e6);
     took -= fence->idle_ns < took / 2 ? fence->idle_ns : took / 2; /* a call takes as long as a short kernel */
     took -= fence->rest_ns < took / 2 ? fence->rest_ns : took / 2;
-    if ((fence->mixed || lane->turn.beside) && took < LONG && !fence->guessed)
+    bool doubtful = (fence->mixed || lane->turn.beside) && took < LONG && !fence->guessed;
+    if (doubtful && took >= fence->cost) /* others can only have made it longer */
         return fence->cost;
     /* Others who came when it was nearly done, or went when it had just begun, have had nothing to speak of. */
-    took /= 1 + (fence->beside < lane->turn.beside ? fence->beside : lane->turn.beside);
+    if (!doubtful)
+        took /= 1 + (fence->beside < lane->turn.beside ? fence->beside : lane->turn.beside);
     if (fence->key && fence->count)
         cost_learn(fence->key, took / fence->count, fence->count > 1);
     if (fence->before_ns && !fence->guessed && took > 2 * fence->cost && took - fence->cost < INTERRUPTION)

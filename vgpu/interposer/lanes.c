@@ -109,10 +109,13 @@ static uint64_t step(struct lane *lane, uint64_t now, uint64_t cost, enum why *w
     uint64_t ahead = fences_ahead(lane, now), limit = limits_compute(lane->card).limit, bound = ALONE;
     *why = FOR_LIMIT;
     uint64_t wait = tokens_wait(lane->card, now);
-    if (wait) {
-        if (turn->holds && ahead <= HANDOVER)
+    if (wait) { /* nobody keeps its turn while it may do nothing */
+        uint64_t most = MOST_SLEEP;
+        if (turn->holds && ahead > HANDOVER)
+            most = pause_of(ahead - HANDOVER);
+        else if (turn->holds)
             turn_end(turn);
-        return wait < MOST_SLEEP ? wait : MOST_SLEEP;
+        return wait < most ? wait : most;
     }
     turn_look(turn, now);
     if (turn->shared || limit < 100) {

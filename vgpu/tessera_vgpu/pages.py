@@ -285,14 +285,14 @@ def create_usage(path: Path) -> None:
 
 def read_usage(path: Path, card_count: int) -> Usage:
     """Return what a usage page says about the container's first *card_count* cards. Raises nothing, whatever the page holds."""
-    content, anomalies = _copy(path)
-    content = content.ljust(ctypes.sizeof(UsagePageBytes), b"\0")
+    size = ctypes.sizeof(UsagePageBytes)
+    content, anomalies = copy_page(path, size)
+    content = content.ljust(size, b"\0")
     return _usage(UsagePageBytes.from_buffer_copy(content), card_count, anomalies)
 
 
-def _copy(path: Path) -> tuple[bytes, list[str]]:
-    """Return a copy of a tenant's file: no links, no pipes that would block, no more bytes than a page has."""
-    size = ctypes.sizeof(UsagePageBytes)
+def copy_page(path: Path, size: int) -> tuple[bytes, list[str]]:
+    """Return at most *size* bytes of a tenant's file, and what is wrong with it: no links, no pipes that would block."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -12,7 +12,9 @@ import ctypes
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.layout import (
@@ -22,9 +24,42 @@ from tessera_vgpu.layout import (
     VERSION,
     NeighbourBytes,
     RosterBytes,
+    TurnsCardBytes,
     TurnsPageBytes,
 )
-from tessera_vgpu.pages import CardLimits, Limits
+from tessera_vgpu.pages import CardLimits, Limits, copy_page
+
+STALE_NS: Final = 200_000_000
+"""Who has said nothing for so long is not active, as in ``turns.c``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a container says of a card: ``active`` that it has work there or wants to, ``wants`` that it waits or is at work."""
+
+    active: bool = False
+    wants: bool = False
+
+
+def read_claims(path: Path, card_count: int, now_ns: int) -> tuple[Claim, ...]:
+    """Return what a turns page says of the container's first *card_count* cards. Raises nothing, whatever the page holds.
+
+    Args:
+        now_ns: of the monotonic clock, in which the container's processes write.
+    """
+    size = ctypes.sizeof(TurnsPageBytes)
+    content, _anomalies = copy_page(path, size)
+    page = TurnsPageBytes.from_buffer_copy(content.ljust(size, b"\0"))
+    return tuple(_claim(card, now_ns) for card in page.cards[:card_count])
+
+
+def _claim(card: TurnsCardBytes, now_ns: int) -> Claim:
+    fresh = [
+        seat
+        for place, seat in enumerate(card.seats)
+        if card.seats_in_use >> place & 1 and now_ns - STALE_NS < seat.active_ns <= now_ns + STALE_NS
+    ]
+    return Claim(bool(fresh), any(seat.wanted_ns or seat.held_ns or seat.until_ns > now_ns for seat in fresh))
 
 
 def create_turns(path: Path, folder: Path, name: str) -> None:

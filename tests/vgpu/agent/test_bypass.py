@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tessera_vgpu.layout import UsagePageBytes
-from tests.vgpu.agent.conftest import MIB, Node, eventually
+from tessera_vgpu.layout import TurnsCardBytes, TurnsPageBytes, UsagePageBytes
+from tests.vgpu.agent.conftest import MIB, Container, Node, eventually
 from tests.vgpu.interposer.conftest import answer
 
 pytestmark = pytest.mark.root
@@ -92,14 +97,70 @@ def test_time_that_is_not_booked_is_found_and_booked_time_never(make_node: Calla
     node = make_node("--look-s", "0.5")
     node.start()
     thief, honest = node.run("thief", 30, "1024"), node.run("honest", 30, "1024", limit="60")
-    busy = honest.start([str(node.programs["load"]), "async", "2000000", "600"])
-    assert busy.stdin is not None
-    busy.stdin.write("go\n")
-    busy.stdin.flush()
+    go(honest.start([str(node.programs["load"]), "async", "2000000", "600"]))
     thief.start([str(node.programs["driver_worker"]), "flood", "2000000"], library=False)
     eventually(lambda: {"hidden_time", "no_library"} <= node.remarks(thief), "the finding")
     eventually(lambda: node.uses("device_seconds_total", honest) > 3, "work of the honest one")
     assert node.remarks(honest) == set()
+
+
+def go(*loads: subprocess.Popen[str]) -> None:
+    for load in loads:
+        assert load.stdin is not None
+        load.stdin.write("go\n")
+        load.stdin.flush()
+
+
+@contextmanager
+def always(container: Container, *fields: tuple[Any, int]) -> Iterator[None]:
+    """Write numbers into the first card of a container's turns page, again and again."""
+    done = threading.Event()
+
+    def write() -> None:
+        with (container.folder / "turns").open("r+b", buffering=0) as page:
+            while not done.wait(0.002):
+                for place, value in fields:
+                    os.pwrite(page.fileno(), value.to_bytes(8, "little"), TurnsPageBytes.cards.offset + place.offset)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_turns_that_are_not_its_own_are_found(make_node: Callable[..., Node]) -> None:
+    """A tenant whose page always says that it has had nothing yet gets every turn; it books what it uses."""
+    node = make_node("--look-s", "0.5", "--on-bypass", "end")
+    node.start()
+    thief, honest = node.run("thief", 10, "1024", limit="100"), node.run("honest", 80, "1024", limit="100")
+    assert thief.limits().cards[0].uuid == honest.limits().cards[0].uuid
+    loads = [one.start([str(node.programs["load"]), "async", "2000000", "600"]) for one in (thief, honest)]
+    go(*loads)
+    eventually(lambda: node.uses("device_seconds_total", honest) > 3, "work of the honest one")
+    assert node.remarks(thief) == node.remarks(honest) == set()
+    with always(thief, (TurnsCardBytes.virtual_ns, 0)):
+        eventually(lambda: node.remarks(thief) == {"taken_time"}, "the finding")
+    assert node.remarks(honest) == set()
+    # It rests on the honest one's word, so nobody is ended for it.
+    assert [load.poll() for load in loads] == [None, None]
+
+
+def test_who_writes_itself_time_beyond_its_limit_is_found_and_ended(make_node: Callable[..., Node]) -> None:
+    node = make_node("--on-bypass", "end")
+    node.start()
+    thief, honest = node.run("thief", 20, "1024"), node.run("honest", 20, "1024")
+    loads = [one.start([str(node.programs["load"]), "async", "2000000", "600"]) for one in (thief, honest)]
+    go(*loads)
+    eventually(lambda: node.uses("device_seconds_total", honest) > 3, "work of the honest one")
+    assert node.remarks(thief) == node.remarks(honest) == set()
+    with always(thief, (TurnsCardBytes.tokens_ns, 50_000_000)):
+        eventually(lambda: "over_time_limit" in node.remarks(thief), "the finding")
+        assert loads[0].poll() is None
+        eventually(lambda: loads[0].poll() is not None, "its end")
+    assert loads[1].poll() is None
 
 
 def test_what_goes_around_is_ended_if_the_operator_wants_and_nothing_else(make_node: Callable[..., Node]) -> None:

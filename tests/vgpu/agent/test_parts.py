@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tessera_vgpu.agent import processes
 from tessera_vgpu.agent.delivery import LIBRARY_IN_CONTAINER, inodes, install
 from tessera_vgpu.agent.evidence import Context, Evidence, Holding, Tenant
+from tessera_vgpu.agent.fairness import Part, dues, never_below, takers
 from tessera_vgpu.agent.judging import judge
 from tessera_vgpu.agent.meters import Meter
 from tessera_vgpu.agent.pace import Pace
@@ -24,7 +25,8 @@ from tessera_vgpu.agent.processes import Process
 from tessera_vgpu.agent.view import Bypass
 from tessera_vgpu.bindings import Binding, Contexts, Owner, Share, Terms, held, resized
 from tessera_vgpu.errors import VgpuError
-from tessera_vgpu.pages import Ledger, ProcessUsage, Usage
+from tessera_vgpu.pages import CardLimits, Ledger, ProcessUsage, Usage
+from tessera_vgpu.turns import Claim
 from tests.vgpu.agent.conftest import Node, eventually
 
 MIB = 1 << 20
@@ -167,7 +169,7 @@ def evidence(
         entries = () if mib is None else (ProcessUsage(0, 1, 7, 5, 0, ledger),)
         return Usage(1, ((mib or 0) * MIB,), ledger, entries, ())
 
-    holding = Holding("n", binding(still=still), usage(before_mib or booked_mib), usage(booked_mib))
+    holding = Holding("n", binding(still=still), usage(before_mib or booked_mib), usage(booked_mib), (Claim(),))
     return Evidence((holding,), (Context(Tenant(HONEST, holding, library), card, used_mib * MIB),))
 
 
@@ -207,6 +209,49 @@ def looks(busy: list[int], booked_s: list[float]) -> set[Bypass]:
         told = replace(seen, holdings=(holding,), contexts=(context,), busy={("GPU-a", HONEST.pid): percent})
         found |= {finding.kind for finding in pace.judge(told, look * 500_000_000)}
     return found
+
+
+def on_card(request: int, limit: int = 100, weight: int = 1, priority: int = 0) -> tuple[CardLimits, int]:
+    return CardLimits("GPU-a", MIB, request, limit, weight), priority
+
+
+@pytest.mark.parametrize(
+    ("limits", "active", "used", "due"),
+    [
+        ([on_card(30), on_card(70)], [True, True], [0.5, 0.5], [0.3, 0.7]),
+        ([on_card(30), on_card(30)], [True, True], [0.5, 0.5], [0.5, 0.5]),
+        ([on_card(30), on_card(30, weight=3)], [True, True], [0.5, 0.5], [0.4, 0.6]),
+        ([on_card(30), on_card(30)], [True, False], [1.0, 0.0], [1.0, 0.5]),  # what it would be due when it came
+        ([on_card(30, limit=40), on_card(30)], [True, True], [0.5, 0.5], [0.4, 0.5]),
+        ([on_card(50), on_card(50, priority=1)], [True, True], [0.2, 0.8], [0.2, 1.0]),
+    ],
+)
+def test_what_a_container_is_due(
+    limits: list[tuple[CardLimits, int]], active: list[bool], used: list[float], due: list[float]
+) -> None:
+    assert dues(limits, active, used) == pytest.approx(due)
+
+
+def test_who_takes_time_of_others_and_who_does_not() -> None:
+    def over(*parts: Part) -> set[str]:
+        return takers([parts] * 5)
+
+    thief, victim = Part("thief", 0, 0.6, 0.1, 1, True), Part("victim", 0, 0.4, 0.9, 1, True)
+    assert over(thief, victim) == {"thief"}
+    assert over(thief, replace(victim, wants=False)) == set()  # it uses what nobody wants
+    assert over(thief, replace(victim, used=0.8)) == set()  # nobody has less than its part
+    assert over(replace(thief, used=0.2), victim) == set()  # what the victim lacks is not there
+    assert over(replace(thief, priority=1), victim) == set()  # it goes first
+    assert over(thief, replace(victim, priority=1)) == {"thief"}
+    # Somebody who has come only now has not been kept waiting.
+    assert takers([*[(thief,)] * 4, (thief, victim)]) == set()
+
+
+def test_who_is_over_its_limit_without_a_pause() -> None:
+    over, paused = Part("a", 0, 0.6, 0.1, 0.3, True), Part("a", 0, 0.4, 0.1, 0.3, True)
+    assert never_below([[over]] * 5) == {"a"}
+    assert never_below([[paused]] * 5) == set()
+    assert never_below([*[[over]] * 4, [paused]]) == never_below([*[[over]] * 4, []]) == set()
 
 
 def test_time_that_nobody_booked_is_found_and_late_samples_of_honest_work_are_not() -> None:

@@ -160,6 +160,16 @@ def test_busy_containers_get_what_they_requested(node: Node) -> None:
     assert shares["large"] > 60
 
 
+def test_who_waits_for_its_limit_keeps_nobody_from_the_card(node: Node) -> None:
+    node.add(limited=Container(20, 20), greedy=Container(50))
+    node.start("limited", "async", 2_000_000)
+    node.start("greedy", "async", 2_000_000)
+    node.go()
+    shares = node.shares(seconds=2)
+    assert 12 < shares["limited"] < 27
+    assert shares["greedy"] > 55
+
+
 def test_what_others_leave_is_used_and_given_back(node: Node) -> None:
     node.add(a=Container(50), b=Container(50))
     first = node.start("a", "async", 200_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,16 +13,18 @@ from tessera_vgpu.bindings import Binding, Slot
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.pages import Usage, read_usage
 from tessera_vgpu.slots import SlotStore
+from tessera_vgpu.turns import Claim, read_claims
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A container with a slice, and what its page said before and after the driver was asked."""
+    """A container with a slice, what its page said before and after the driver was asked, and what it says of its turns."""
 
     nonce: str
     binding: Binding
     before: Usage
     after: Usage
+    claims: tuple[Claim, ...]
 
     def booked(self, process: Process, index: int) -> tuple[int | None, int | None]:
         """Return the bytes that a process had booked on the card at *index* before and after; None: not in the page."""
@@ -88,7 +91,14 @@ def collect(
     before = {slot.nonce: _usage(sources.store, slot, binding) for slot, binding in bound}
     on_cards, failure = _ask(sources.driver, cards)
     holdings = tuple(
-        Holding(slot.nonce, binding, before[slot.nonce], _usage(sources.store, slot, binding)) for slot, binding in bound
+        Holding(
+            slot.nonce,
+            binding,
+            before[slot.nonce],
+            _usage(sources.store, slot, binding),
+            read_claims(sources.store.folder(slot.nonce) / "turns", len(binding.shares), time.monotonic_ns()),
+        )
+        for slot, binding in bound
     )
     by_pod: dict[str, list[Holding]] = {}
     for holding in holdings:

@@ -27,6 +27,10 @@ class Bypass(StrEnum):
     """The driver says that a container has more than its limit, whatever its books say."""
     HIDDEN_TIME = "hidden_time"
     """The driver says that a container uses more of a card's time than its processes book."""
+    TAKEN_TIME = "taken_time"
+    """A container has more of a card's time than is its part, by the driver's account, while others say that they wait."""
+    OVER_TIME_LIMIT = "over_time_limit"
+    """The driver says that a container uses more of a card's time than its limit, without a pause."""
     FOREIGN_CARD = "foreign_card"
     """A process has a context on a card that its container was not given."""
 

@@ -7,6 +7,7 @@ With looks every half second a bypass of memory is known within two seconds, one
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Final
 
 from tessera_vgpu.agent import processes
 from tessera_vgpu.agent.evidence import Evidence, Holding, Sources, collect
+from tessera_vgpu.agent.fairness import Fairness
 from tessera_vgpu.agent.judging import judge
 from tessera_vgpu.agent.meters import Meter
 from tessera_vgpu.agent.pace import Pace
@@ -26,6 +28,8 @@ LOG: Final = logging.getLogger(__name__)
 LOOKS: Final = 3
 QUIET_S: Final = 60.0
 """The same of one container on one card is told once in this time; the counters count all."""
+_LOOKS_TO_END: Final = {Bypass.TAKEN_TIME: math.inf, Bypass.OVER_TIME_LIMIT: 20}
+"""The one rests on another tenant's word; the other may be a kernel of some seconds, which nobody can interrupt."""
 _BYTES_PER_MIB: Final = 1 << 20
 
 Report = Callable[[Finding, Owner], None]
@@ -73,7 +77,7 @@ class Watch:
         self._suspected: dict[Finding, int] = {}
         self._told: dict[tuple[Bypass, str, str], float] = {}
         self._meters: dict[tuple[str, str], Meter] = {}
-        self._pace = Pace()
+        self._pace, self._fairness = Pace(), Fairness()
         self._counts = dict.fromkeys(Bypass, 0)
         self._looked_s = time.monotonic()
         self.view = View()
@@ -90,7 +94,9 @@ class Watch:
         others = None if thorough else {finding.pid for finding in self._suspected if finding.kind is Bypass.NO_LIBRARY}
         evidence = collect(self._sources, self._healthy(), self._library(), self._names(), others)
         tolerance = self._rules.tolerance_mib * _BYTES_PER_MIB
-        judged = judge(evidence, self._rules.contexts, tolerance) | dict(self._pace.judge(evidence, time.monotonic_ns()))
+        now = time.monotonic_ns()
+        judged = judge(evidence, self._rules.contexts, tolerance)
+        judged |= dict(self._pace.judge(evidence, now)) | dict(self._fairness.judge(evidence, now))
         confirmed = self._confirm(evidence, judged)
         self._settle(evidence, tolerance)
         self.view = self._see(evidence, confirmed)
@@ -111,7 +117,7 @@ class Watch:
             if looks == LOOKS:
                 self._counts[finding.kind] += 1
                 self._tell(finding, owners[finding.nonce])
-            if looks >= LOOKS and self._rules.end:
+            if self._rules.end and looks >= _LOOKS_TO_END.get(finding.kind, LOOKS):
                 for process in judged[finding]:
                     if processes.end(process):
                         LOG.warning("ended process %d for %s", process.pid, finding.kind)
