@@ -20,7 +20,9 @@ void clock_sleep(uint64_t ns);
 struct peer {
     char name[TESSERA_NAME_BYTES];
     bool own; /* it is this container itself */
-    uint32_t place, request, weight, priority;
+    uint32_t place, request, limit, weight, priority;
+    bool active;                  /* in the last look */
+    uint64_t kept_ns, allowed_ns; /* how long it has kept us waiting, and might have */
 };
 struct roster {
     unsigned count;
@@ -41,6 +43,7 @@ struct turn {
     uint64_t device_ns;  /* that it has used in this turn */
     uint64_t outranked_ns; /* when somebody of a higher class was last active */
     uint64_t free_ns;    /* since when nobody has a turn, as far as this process sees */
+    uint64_t looked_ns;
 
     /* What the last look saw. */
     bool shared;         /* other containers have a part of the card */
@@ -53,7 +56,7 @@ struct turn {
     uint64_t floor_ns;   /* least virtual time of the other active containers of our class; UINT64_MAX: there is none */
     bool waiting;        /* somebody of our class waits */
     uint64_t waiting_virtual_ns, waiting_since_ns; /* who of them is next */
-    bool waiting_own;    /* it is of this container */
+    struct peer *waiting_peer; /* NULL: it is of this container */
     unsigned beside;     /* how many others have work on the card */
     uint64_t others_until_ns; /* when the work of who has the turn will be done */
     uint64_t others_last_ns;  /* and of anybody */

@@ -71,7 +71,7 @@ static void add(struct roster *roster, const struct tessera_neighbour *neighbour
         return;
     bool mine = file_status(file, &status) && of_the_container && status.st_ino == page_inode;
     syscall(SYS_close, file);
-    *peer = (struct peer){.own = mine, .place = neighbour->place, .request = neighbour->compute_request_centi,
+    *peer = (struct peer){.own = mine, .place = neighbour->place, .request = neighbour->compute_request_centi, .limit = neighbour->compute_limit_centi,
                           .weight = neighbour->weight, .priority = neighbour->priority_class};
     memcpy(peer->name, neighbour->page, sizeof peer->name);
     roster->count++;

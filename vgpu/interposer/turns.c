@@ -9,7 +9,10 @@
    Two may see the card free in the same moment, or one may be slow. That costs exactness, not correctness: the card shares its time
    among whoever has work on it. For the same reason every wait has an end, and nobody is waited for who has overrun its turn by PATIENCE
    (programs that wait for each other on the card would else wait for ever) or has not been heard of for STALE. A higher class does not
-   wait for a lower one at all. */
+   wait for a lower one at all.
+
+   What the others say is theirs, and may be a lie. So each process counts how long every other container has kept it waiting, and how
+   long that might have been by what the roster gives it. Who has kept it longer is not waited for until that is made up. */
 #include "compute.h"
 #include <stddef.h>
 
@@ -22,6 +25,8 @@
 #define AHEAD (20 * MS)     /* of virtual time, that who was idle is put before the others */
 #define MOST_LAG (10000 * MS) /* and so far it may be behind them, as after long kernels of theirs; a limit may keep it back for longer */
 #define LONG_AGO (5000 * MS)
+#define GRACE (1000 * MS)     /* somebody may keep us waiting for so much longer than is its part */
+#define MOST_LOOK (20 * MS)   /* between two looks; what is longer was not observed */
 
 /* What a container's seats come to. */
 struct sum {
@@ -105,7 +110,7 @@ static void count_work(struct turn *turn, const struct sum *sum)
         turn->others_last_ns = sum->last_ns;
 }
 
-static void take_in(struct turn *turn, const struct sum *sum, uint64_t virtual_ns, bool same_container)
+static void take_in(struct turn *turn, const struct sum *sum, uint64_t virtual_ns, struct peer *peer)
 {
     if (sum->holds || sum->wanted_ns)
         turn->contended = true;
@@ -122,12 +127,13 @@ static void take_in(struct turn *turn, const struct sum *sum, uint64_t virtual_n
         return;
     turn->waiting_virtual_ns = virtual_ns;
     turn->waiting_since_ns = sum->wanted_ns;
-    turn->waiting_own = same_container;
+    turn->waiting_peer = peer;
 }
 
-static void look_at(struct turn *turn, const struct peer *peer, uint32_t priority, uint64_t now, struct weighing *all)
+static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uint64_t now, uint64_t waited_ns, struct weighing *all)
 {
     struct tessera_turns_card copy;
+    peer->active = false;
     if (!peer_copy(peer, &copy))
         return;
     struct sum sum = sum_of(&copy, -1, now);
@@ -136,6 +142,11 @@ static void look_at(struct turn *turn, const struct peer *peer, uint32_t priorit
     count_work(turn, &sum);
     all->requests += peer->request;
     all->weights += peer->weight;
+    peer->active = true;
+    if (peer->kept_ns > peer->allowed_ns + GRACE)
+        return;
+    if (sum.held_ns || (sum.wanted_ns && peer->priority > priority))
+        peer->kept_ns += waited_ns;
     if (peer->priority < priority) {
         turn->lower_waits |= sum.wanted_ns != 0;
         return;
@@ -150,11 +161,29 @@ static void look_at(struct turn *turn, const struct peer *peer, uint32_t priorit
     }
     if (copy.virtual_ns < turn->floor_ns)
         turn->floor_ns = copy.virtual_ns;
-    take_in(turn, &sum, copy.virtual_ns, false);
+    take_in(turn, &sum, copy.virtual_ns, peer);
+}
+
+/* What the others might have kept us waiting for while we had or wanted the card. */
+static void allow(struct turn *turn, uint32_t priority, const struct weighing *all, uint64_t passed_ns)
+{
+    for (unsigned i = 0; i < turn->roster.count; i++) {
+        struct peer *peer = &turn->roster.peers[i];
+        uint64_t idle = all->requests < 100 ? 100 - all->requests : 0, due = peer->limit;
+        if (peer->own || !peer->active)
+            continue;
+        if (peer->priority == priority && peer->request + idle * peer->weight / all->weights < due)
+            due = peer->request + idle * peer->weight / all->weights;
+        peer->allowed_ns += passed_ns * due / 100;
+        if (peer->allowed_ns > peer->kept_ns + MOST_LAG)
+            peer->allowed_ns = peer->kept_ns + MOST_LAG;
+    }
 }
 
 void turn_look(struct turn *turn, uint64_t now)
 {
+    uint64_t passed_ns = now > turn->looked_ns && now - turn->looked_ns < MOST_LOOK ? now - turn->looked_ns : 0;
+    bool wants = __atomic_load_n(&own_seat(turn)->wanted_ns, __ATOMIC_RELAXED) != 0;
     const struct compute_limits mine = limits_compute(turn->card);
     struct weighing all = {mine.request, mine.weight};
     roster_refresh(&turn->roster, turn->card, now);
@@ -162,18 +191,24 @@ void turn_look(struct turn *turn, uint64_t now)
     turn->contended = turn->lower_waits = turn->blocked = turn->overtaken = turn->waiting = false;
     turn->others_until_ns = turn->others_last_ns = 0;
     turn->beside = 0;
+    turn->waiting_peer = NULL;
     turn->floor_ns = UINT64_MAX;
     for (unsigned i = 0; i < turn->roster.count; i++)
         if (!turn->roster.peers[i].own)
-            look_at(turn, &turn->roster.peers[i], mine.priority, now, &all);
+            look_at(turn, &turn->roster.peers[i], mine.priority, now, wants ? passed_ns : 0, &all);
     /* Processes of one container take turns only where their time must be measured. */
     struct sum sum = sum_of(own_card(turn), (int)turn->seat, now);
     count_work(turn, &sum);
     if (mine.limit < 100 || turn->contended) {
-        take_in(turn, &sum, __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED), true);
+        take_in(turn, &sum, __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED), NULL);
     }
     uint64_t idle = all.requests < 100 ? 100 - all.requests : 0;
     turn->share_ppm = (uint64_t)mine.request * 10000 + idle * 10000 * mine.weight / all.weights;
+    if (wants && !turn->blocked && turn->waiting_peer) /* it is next, and does not take its turn */
+        turn->waiting_peer->kept_ns += passed_ns;
+    if (wants || turn->holds)
+        allow(turn, mine.priority, &all, passed_ns);
+    turn->looked_ns = now;
     if (turn->blocked || turn->holds)
         turn->free_ns = 0;
     else if (!turn->free_ns)
@@ -234,7 +269,7 @@ bool turn_is_over(const struct turn *turn, uint64_t now)
         return turn->overtaken;
     if (!turn->waiting || (turn->device_ns < QUANTUM && now - held < 2 * QUANTUM))
         return false;
-    return turn->waiting_own || turn->waiting_virtual_ns < __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED);
+    return !turn->waiting_peer || turn->waiting_virtual_ns < __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED);
 }
 
 uint64_t turn_since(const struct turn *turn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera_vgpu.layout import TurnsPageBytes
+from tessera_vgpu.layout import SeatBytes, TurnsCardBytes, TurnsPageBytes
 from tessera_vgpu.pages import CardLimits, Limits, change_limits, create_limits, create_usage, read_usage
 from tessera_vgpu.simulate import Machine, make_machine, parse_cards, read_cards
 from tessera_vgpu.trial import LIBRARY
@@ -270,6 +271,39 @@ def test_a_hostile_page_does_not_hold_its_neighbour_up(node: Node, harm: Callabl
     node.go()
     assert node.shares(seconds=1)["a"] > 70
     assert mine.poll() is None
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda now: SeatBytes(active_ns=now, held_ns=now, until_ns=now + 20_000_000),
+        lambda now: SeatBytes(active_ns=now, wanted_ns=now - 10_000_000),
+    ],
+    ids=["always has its turn", "always wants it"],
+)
+@pytest.mark.parametrize("priority", [0, 1])
+def test_who_lies_keeps_nobody_waiting_for_longer_than_is_its_part(
+    node: Node, lie: Callable[[int], SeatBytes], priority: int
+) -> None:
+    node.add(a=Container(80), hostile=Container(10, 20, priority))
+    node.start("a", "async", 1_000_000)
+    done = threading.Event()
+
+    def tell() -> None:
+        with (node.folder / "hostile" / "turns").open("r+b", buffering=0) as page:
+            seats = TurnsPageBytes.cards.offset + TurnsCardBytes.seats.offset
+            while not done.wait(0.001):
+                os.pwrite(page.fileno(), bytes(lie(time.monotonic_ns() // DILATION)), seats)
+                os.pwrite(page.fileno(), b"\x01", TurnsPageBytes.cards.offset + TurnsCardBytes.seats_in_use.offset)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    try:
+        node.go()
+        assert node.shares(seconds=1, settle=1.5)["a"] > 60
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_limits_hold_without_a_roster(node: Node) -> None:
