@@ -56,7 +56,7 @@ def command_of(program: Program, python: Path) -> list[str]:
 
 
 def main() -> int:
-    console = Console()
+    console = Console(width=160)
     table = Table("program", "version", "cards", "steps that worked", "where it stopped")
     HERE.mkdir(exist_ok=True)
     wrong = []
@@ -67,7 +67,7 @@ def main() -> int:
         for sliced in (False, True):
             said = run(command, sliced=sliced)
             worked = [step for step, value in said.items() if not value.startswith("stopped")]
-            stopped = [f"{step}: {value}" for step, value in said.items() if value.startswith("stopped")]
+            stopped = [f"{step}: {value[:70]}" for step, value in said.items() if value.startswith("stopped")]
             table.add_row(name, version, "slice" if sliced else "card", " ".join(worked), "\n".join(stopped))
             wrong += [f"{name}: {line}" for line in differences(program, said, sliced=sliced)]
     console.print(table)
