@@ -36,6 +36,13 @@ EXPORTED CUresult cuInit(unsigned int flags)
     return driver()->cuInit(flags);
 }
 
+/* NO_CARD, too, for those of the slice that other processes are placed on. */
+static int own_card(int card)
+{
+    int placed = placed_card();
+    return placed == NO_CARD || placed == card ? card : NO_CARD;
+}
+
 int card_of_device(CUdevice device)
 {
     CUuuid uuid;
@@ -43,12 +50,12 @@ int card_of_device(CUdevice device)
         return NO_CARD;
     int known = __atomic_load_n(&cards[device], __ATOMIC_RELAXED);
     if (known)
-        return known > 0 ? known - 1 : NO_CARD;
+        return known > 0 ? own_card(known - 1) : NO_CARD;
     if (driver()->cuDeviceGetUuid_v2(&uuid, device) && driver()->cuDeviceGetUuid(&uuid, device))
         return NO_CARD;
     int card = limits_card_of((const unsigned char *)uuid.bytes);
     __atomic_store_n(&cards[device], card == NO_CARD ? -1 : card + 1, __ATOMIC_RELAXED);
-    return card;
+    return own_card(card);
 }
 
 CUresult current_card(int *card, void **context)

@@ -6,6 +6,8 @@ HOOK(cuGetProcAddress, cuGetProcAddress)
 HOOK(cuGetProcAddress_v2, cuGetProcAddress_v2)
 HOOK(cuGetProcAddress_v2_ptsz, cuGetProcAddress_v2)
 
+HOOK(cuDeviceGetCount, cuDeviceGetCount)
+HOOK(cuDeviceGet, cuDeviceGet)
 HOOK(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain)
 HOOK(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease)
 HOOK(cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxRelease_v2)

@@ -74,10 +74,10 @@ static bool read_bank(struct tessera_limits_bank *bank, uint64_t *sequence)
     return false;
 }
 
-/* Ledgers go by a card's place, so the cards of a container stay the same for its life. */
+/* Ledgers go by a card's place, so the cards of a container, and how it sees them, stay the same for its life. */
 static bool same_cards(const struct tessera_limits_bank *one, const struct tessera_limits_bank *other)
 {
-    bool same = one->card_count == other->card_count;
+    bool same = one->card_count == other->card_count && one->mode == other->mode;
     for (unsigned card = 0; same && card < one->card_count; card++)
         same = strcmp(one->cards[card].uuid, other->cards[card].uuid) == 0;
     return same;
@@ -201,6 +201,11 @@ struct compute_limits limits_compute(unsigned card)
 const char *limits_uuid(unsigned card)
 {
     return current.cards[card].uuid;
+}
+
+bool limits_one_device(void)
+{
+    return current.mode == TESSERA_MODE_ONE_DEVICE && current.card_count > 1;
 }
 
 unsigned limits_cards(void)

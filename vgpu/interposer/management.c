@@ -13,6 +13,9 @@
 #define EXPORTED __attribute__((visibility("default")))
 
 struct management {
+    __typeof__(nvmlDeviceGetCount_v2) *nvmlDeviceGetCount, *nvmlDeviceGetCount_v2;
+    __typeof__(nvmlDeviceGetHandleByIndex_v2) *nvmlDeviceGetHandleByIndex, *nvmlDeviceGetHandleByIndex_v2;
+    __typeof__(nvmlDeviceGetHandleByUUID) *nvmlDeviceGetHandleByUUID;
     __typeof__(nvmlDeviceGetUUID) *nvmlDeviceGetUUID;
     __typeof__(nvmlDeviceGetMemoryInfo) *nvmlDeviceGetMemoryInfo;
     __typeof__(nvmlDeviceGetMemoryInfo_v2) *nvmlDeviceGetMemoryInfo_v2;
@@ -43,6 +46,11 @@ static void fill(void *library, const char *name, size_t place)
 static void load(void)
 {
     void *library = real_dlopen("libnvidia-ml.so.1", RTLD_LAZY | RTLD_LOCAL);
+    fill(library, "nvmlDeviceGetCount", offsetof(struct management, nvmlDeviceGetCount));
+    fill(library, "nvmlDeviceGetCount_v2", offsetof(struct management, nvmlDeviceGetCount_v2));
+    fill(library, "nvmlDeviceGetHandleByIndex", offsetof(struct management, nvmlDeviceGetHandleByIndex));
+    fill(library, "nvmlDeviceGetHandleByIndex_v2", offsetof(struct management, nvmlDeviceGetHandleByIndex_v2));
+    fill(library, "nvmlDeviceGetHandleByUUID", offsetof(struct management, nvmlDeviceGetHandleByUUID));
     fill(library, "nvmlDeviceGetUUID", offsetof(struct management, nvmlDeviceGetUUID));
     fill(library, "nvmlDeviceGetMemoryInfo", offsetof(struct management, nvmlDeviceGetMemoryInfo));
     fill(library, "nvmlDeviceGetMemoryInfo_v2", offsetof(struct management, nvmlDeviceGetMemoryInfo_v2));
@@ -83,6 +91,47 @@ static nvmlReturn_t card_of(nvmlDevice_t device, int *card)
         return result;
     *card = limits_open() && usage_open() ? limits_card_named(uuid) : NO_CARD;
     return *card == NO_CARD ? NVML_ERROR_NO_PERMISSION : NVML_SUCCESS;
+}
+
+static bool is_one_device(void)
+{
+    return limits_open() && limits_one_device();
+}
+
+static nvmlReturn_t count_of(unsigned int *count, nvmlReturn_t result)
+{
+    if (!result && *count && is_one_device())
+        *count = 1;
+    return result;
+}
+
+EXPORTED nvmlReturn_t nvmlDeviceGetCount(unsigned int *count)
+{
+    return count_of(count, management()->nvmlDeviceGetCount(count));
+}
+
+EXPORTED nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count)
+{
+    return count_of(count, management()->nvmlDeviceGetCount_v2(count));
+}
+
+/* Who has not called cuInit is not placed yet, and sees the first card. */
+static nvmlReturn_t the_device(unsigned int index, nvmlDevice_t *device)
+{
+    int placed = placed_card();
+    if (index != 0)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    return management()->nvmlDeviceGetHandleByUUID(limits_uuid(placed == NO_CARD ? 0 : (unsigned)placed), device);
+}
+
+EXPORTED nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device)
+{
+    return is_one_device() ? the_device(index, device) : management()->nvmlDeviceGetHandleByIndex(index, device);
+}
+
+EXPORTED nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device)
+{
+    return is_one_device() ? the_device(index, device) : management()->nvmlDeviceGetHandleByIndex_v2(index, device);
 }
 
 static void divide(int card, unsigned long long *total, unsigned long long *available, unsigned long long *used)

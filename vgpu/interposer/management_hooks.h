@@ -1,4 +1,8 @@
 /* Functions of NVML that show the slice. HOOK must be defined before. */
+HOOK(nvmlDeviceGetCount)
+HOOK(nvmlDeviceGetCount_v2)
+HOOK(nvmlDeviceGetHandleByIndex)
+HOOK(nvmlDeviceGetHandleByIndex_v2)
 HOOK(nvmlDeviceGetMemoryInfo)
 HOOK(nvmlDeviceGetMemoryInfo_v2)
 HOOK(nvmlDeviceGetComputeRunningProcesses)

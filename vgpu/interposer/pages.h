@@ -97,7 +97,7 @@ struct tessera_ledger {
 struct tessera_process_slot {
     uint64_t generation; /* odd: in use */
     uint32_t pid;        /* in the container's name space */
-    uint32_t state;      /* 0 */
+    uint32_t placed;     /* 1 + place of the card that it has, where the container sees one device; else 0 */
     uint64_t pid_start_ticks; /* field 22 of /proc/PID/stat */
     uint64_t pending_bytes;   /* of the ledgers, what is reserved for calls to the driver that have not returned */
     uint64_t contexts;        /* bit per card: the process has a context there */

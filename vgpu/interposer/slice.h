@@ -35,6 +35,7 @@ struct compute_limits {
 };
 struct compute_limits limits_compute(unsigned card);
 const char *limits_uuid(unsigned card);
+bool limits_one_device(void);
 void limits_after_fork(void);
 
 /* processes.c */
@@ -46,6 +47,7 @@ struct own_slot {
     struct tessera_usage_page *page;
     int file, place; /* place -1: none */
     int32_t pid;
+    int card; /* the one that it was placed on */
     uint64_t generation, inode;
 };
 extern struct own_slot own;
@@ -54,6 +56,10 @@ bool usage_join(void); /* takes a slot; false when there is none left, or the pa
 bool usage_joined(void);
 bool usage_reap(void); /* takes the slots of ended processes back; true if there were any */
 bool slot_is_gone(unsigned place);
+
+/* placing.c: the mode of one device. */
+unsigned placing_choose(void); /* by the writer */
+int placed_card(void);         /* NO_CARD: all cards of the slice are this process's */
 
 /* usage.c: the sums. One writer at a time, who may be killed at any moment: the next then counts anew. */
 void writer_enter(void);

@@ -160,9 +160,11 @@ static bool take_slot(void)
         if (slot->generation % 2 || !record_lock(F_SETLK, place, &kind))
             continue;
         uint64_t generation = slot->generation + 1;
+        own.card = limits_one_device() ? (int)placing_choose() : NO_CARD;
         memset((char *)slot + sizeof slot->generation, 0, sizeof *slot - sizeof slot->generation);
         slot->pid = (uint32_t)getpid();
         slot->pid_start_ticks = start_of(slot->pid);
+        slot->placed = (uint32_t)(own.card + 1);
         __atomic_store_n(&slot->generation, generation, __ATOMIC_RELEASE);
         own.generation = generation;
         own.pid = (int32_t)slot->pid;

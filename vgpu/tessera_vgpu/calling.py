@@ -45,15 +45,28 @@ def context_on(cuda: Any, uuid: str) -> Iterator[None]:
         cuda.cuDevicePrimaryCtxRelease_v2(device)
 
 
-def _device(cuda: Any, uuid: str) -> ctypes.c_int:
-    count, device, found = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * 16)()
+def shown(cuda: Any) -> dict[str, ctypes.c_int]:
+    """Return the cards that the driver shows to this program, by UUID without dashes, in its order."""
+    count, found = ctypes.c_int(), {}
     call(cuda, "cuDeviceGetCount", ctypes.byref(count))
     for index in range(count.value):
+        device, uuid = ctypes.c_int(), (ctypes.c_ubyte * 16)()
         call(cuda, "cuDeviceGet", ctypes.byref(device), index)
-        call(cuda, "cuDeviceGetUuid_v2", found, device)
-        if bytes(found).hex() == uuid.removeprefix("GPU-").replace("-", ""):
-            return device
-    raise _refused(uuid, "the driver does not show it")
+        call(cuda, "cuDeviceGetUuid_v2", uuid, device)
+        found[bytes(uuid).hex()] = device
+    return found
+
+
+def plain(uuid: str) -> str:
+    """Return a UUID as :func:`shown` has it."""
+    return uuid.removeprefix("GPU-").replace("-", "")
+
+
+def _device(cuda: Any, uuid: str) -> ctypes.c_int:
+    device = shown(cuda).get(plain(uuid))
+    if device is None:
+        raise _refused(uuid, "the driver does not show it")
+    return device
 
 
 def _refused(what: str, reason: object) -> VgpuError:

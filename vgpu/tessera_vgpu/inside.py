@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tessera_vgpu.calling import call, context_on, driver
-from tessera_vgpu.pages import read_limits, read_usage
+from tessera_vgpu.calling import call, context_on, driver, plain, shown
+from tessera_vgpu.pages import DeviceMode, read_limits, read_usage
 from tessera_vgpu.spinning import time_centi
 
 IN_CONTAINER: Final = Path("/run/tessera")
@@ -40,12 +40,16 @@ class SliceCard:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What this container has, in the order in which its programs see the cards."""
+    """What this container has, in the order in which its programs see the cards.
+
+    ``one_device``: each of its programs sees one of the cards, as many each as it has of it.
+    """
 
     pod_uid: str
     container: str
     most_processes: int
     cards: tuple[SliceCard, ...]
+    one_device: bool
 
     def __str__(self) -> str:
         """Return a line for each card."""
@@ -127,11 +131,14 @@ def slice(folder: Path | None = None) -> Slice:  # noqa: A001 - the word of the 
         )
         for index, card in enumerate(limits.cards)
     )
-    return Slice(limits.pod_uid, limits.container, limits.most_processes, cards)
+    one_device = limits.mode is DeviceMode.ONE_DEVICE and len(cards) > 1
+    return Slice(limits.pod_uid, limits.container, limits.most_processes, cards, one_device)
 
 
 def self_test(folder: Path | None = None, seconds: float = 2.0) -> list[SelfTest]:
     """Try to get more memory, and then more time, than the slice has, on each card; programs of yours are held up meanwhile.
+
+    Where programs see one of the cards, that of this program is tried.
 
     Args:
         folder: as in :func:`slice`.
@@ -141,7 +148,8 @@ def self_test(folder: Path | None = None, seconds: float = 2.0) -> list[SelfTest
         VgpuError: ``limits.unreadable``; ``inside.driver``, the driver refuses to work.
     """
     cuda = driver()
-    return [_test(cuda, card, seconds) for card in slice(folder).cards]
+    mine, seen = slice(folder), shown(cuda)
+    return [_test(cuda, card, seconds) for card in mine.cards if not mine.one_device or plain(card.uuid) in seen]
 
 
 def _test(cuda: Any, card: SliceCard, seconds: float) -> SelfTest:

@@ -91,7 +91,7 @@ class ProcessSlotBytes(ctypes.LittleEndianStructure):
     _fields_ = (
         ("generation", ctypes.c_uint64),
         ("pid", ctypes.c_uint32),
-        ("state", ctypes.c_uint32),
+        ("placed", ctypes.c_uint32),
         ("pid_start_ticks", ctypes.c_uint64),
         ("pending_bytes", ctypes.c_uint64),
         ("contexts", ctypes.c_uint64),
