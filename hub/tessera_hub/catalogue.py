@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tessera_billing.prices import PriceList, price_list
-from tessera_hub.schemas.capacity import CardCapacity, ClusterCapacity, Environment
+from tessera_hub.schemas.capacity import CardCapacity, ClusterCapacity, DatasetView, Environment
 from tessera_hub.schemas.protocol import Inventory, Pool
 from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode
 from tessera_hub.schemas.tasks import Phase
@@ -151,6 +151,20 @@ def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], b
             "waiting_tasks": waiting,
         }
     )
+
+
+async def datasets(session: AsyncSession, tenants: set[str] | None) -> list[DatasetView]:
+    """Return the data sets that *tenants* (None: all) may read at the clusters open to them, merged by name."""
+    merged: dict[str, DatasetView] = {}
+    for cluster in await open_clusters(session, tenants):
+        entered = tenants if tenants is None or cluster.tenants is None else tenants & set(cluster.tenants)
+        found = Inventory.model_validate(cluster.inventory).datasets if cluster.inventory else {}
+        for name, dataset in found.items():
+            if entered is not None and not any(map(dataset.is_open, entered)):
+                continue
+            known = merged.setdefault(name, DatasetView(name=name, description=dataset.description, clusters=[]))
+            known.clusters.append(cluster.name)
+    return [merged[name] for name in sorted(merged)]
 
 
 async def environments(

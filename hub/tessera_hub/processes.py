@@ -61,6 +61,8 @@ def proxy_command(installation: Installation) -> list[str]:
     command += ["--url", installation.internal_service_url]
     command += ["--bootstrap-token-file", str(installation.data_dir / "local" / "token")]
     command += ["--work-dir", str(installation.data_dir / "local"), "--homes", str(installation.data_dir / "homes")]
+    if (datasets := installation.data_dir / "datasets.toml").exists():
+        command += ["--settings", str(datasets)]
     for cards in installation.simulate_cards:
         command += ["--simulate-cards", cards]
     return command

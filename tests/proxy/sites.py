@@ -9,7 +9,7 @@ import signal
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from tessera_hub.proxy.drivers.base import Driver, NativeRun
@@ -127,13 +127,14 @@ class LocalSite(Site):
 
     name = "local"
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="tessera-proxy-"))
         self.directory.chmod(0o711)
+        self.options = options
 
     async def make(self) -> Driver:
-        return LocalDriver(LocalOptions(data_dir=self.directory / "local"))
+        return LocalDriver(LocalOptions(data_dir=self.directory / "local", **self.options))
 
     async def abandon(self, driver: Driver) -> None:
         await driver.close()

@@ -322,6 +322,7 @@ CASES: tuple[Case, ...] = (
     # you, and what there is
     Case("GET /me", "person", get("/me"), 200, **LISTED, sees="crimson"),
     Case("GET /environments", "person", get("/environments"), 200, **LISTED, sees="crimson-vault-only"),
+    Case("GET /datasets", "person", get("/datasets"), 200, **LISTED, sees="crimson-data-only"),
     Case("GET /capacity", "person", get("/capacity"), 200, **LISTED, sees="crimson-vault"),
     Case("GET /prices", "person", get("/prices"), 200, **LISTED, sees='"tenant":"crimson"'),
     Case("POST /prices", "operator", _new_price, 201, sees="crimson"),

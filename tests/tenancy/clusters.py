@@ -88,6 +88,7 @@ class HandProxy:
         has = {
             "pools": [{"name": "cpu", "total": room, "free": room, "shapes": shapes}],
             "environments": {"default": {"kernels": ["python3"]}, f"{self.name}-only": {"kernels": ["python3"]}},
+            "datasets": {f"{self.name}-data": {}, "crimson-data-only": {"tenants": ["crimson"]}},
         }
         body = {"epoch": self.epoch, "seq": self.seq, "inventory_hash": "1", "runs": runs}
         return body | ({"inventory": has} if inventory else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -97,6 +98,7 @@ class RunContext:
         write_atomic(parameters, json.dumps(self.specification.parameters).encode(), durable=False)
         return {
             **os.environ,
+            **self._data_sets(),
             "PYTHONUNBUFFERED": "1",
             "TESSERA_RUN_ID": self.specification.run_id,
             "TESSERA_TASK_ID": self.specification.task_id,
@@ -105,6 +107,23 @@ class RunContext:
             "TESSERA_PARAMETERS": str(parameters),
             "TESSERA_PREEMPT_NOTICE": str(self.preempt_notice),
         }
+
+    def _data_sets(self) -> dict[str, str]:
+        """Put a link to each data set into one folder, and return the variable that names it; empty if the run reads none.
+
+        Raises:
+            RunnerError: ``dataset.missing``.
+        """
+        if not self.specification.datasets:
+            return {}
+        folder = self.run_dir / "datasets"
+        folder.mkdir(exist_ok=True)
+        for name, path in self.specification.datasets.items():
+            if not Path(path).is_dir():
+                raise RunnerError("dataset.missing", f"the data set {name} is not at {path}", {"dataset": name})
+            with contextlib.suppress(FileExistsError):  # of an earlier start of a service, or another part of the run
+                (folder / name).symlink_to(path)
+        return {"TESSERA_DATASETS": str(folder)}
 
     def entry_inside_work(self, missing_code: str) -> Path:
         """The entry, checked to be a file that lies inside the snapshot also after following links.

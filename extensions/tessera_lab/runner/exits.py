@@ -31,6 +31,7 @@ EXIT_STATUS: Final[dict[str, int]] = {
     "notebook.missing": 66,
     "script.missing": 66,
     "script.unsupported": 66,
+    "dataset.missing": 66,
     "kernel.unknown": 69,
     "kernel.start_failed": 69,
     "environment.missing_package": 69,

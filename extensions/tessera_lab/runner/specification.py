@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn
 
@@ -12,6 +13,8 @@ from tessera_lab.runner.errors import JsonValue, RunnerError
 SCHEMA = 1
 DEFAULT_OUTPUT_BYTES = 64 * 1024 * 1024
 DEFAULT_GRACE_SECONDS = 30
+
+_DATASET = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
 
 Kind = Literal["notebook", "script"]
 
@@ -51,6 +54,7 @@ class RunSpecification:
     grace_seconds: int
     checkpoint_dir: PurePosixPath
     claim: Claim
+    datasets: dict[str, PurePosixPath] = field(default_factory=dict)
 
 
 def read_specification(run_dir: Path) -> RunSpecification:
@@ -82,6 +86,7 @@ def read_specification(run_dir: Path) -> RunSpecification:
         grace_seconds=_whole(document, "grace_seconds", DEFAULT_GRACE_SECONDS) or 0,
         checkpoint_dir=_inside(document, "checkpoint_dir", "checkpoint"),
         claim=_claim(document),
+        datasets=_datasets(document),
     )
 
 
@@ -133,6 +138,15 @@ def _parameters(document: dict[str, Any]) -> dict[str, JsonValue]:
     if not isinstance(value, dict):
         _refuse("parameters", "must be an object")
     return value
+
+
+def _datasets(document: dict[str, Any]) -> dict[str, PurePosixPath]:
+    value = document.get("datasets") or {}
+    if not isinstance(value, dict) or not all(isinstance(path, str) and path.startswith("/") for path in value.values()):
+        _refuse("datasets", "must be an object of absolute paths")
+    if not all(_DATASET.fullmatch(name) for name in value):
+        _refuse("datasets", "must have names of lower-case letters, digits, '-' and '_'")
+    return {name: PurePosixPath(path) for name, path in value.items()}
 
 
 def _limits(document: dict[str, Any]) -> Limits:

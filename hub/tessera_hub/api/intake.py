@@ -71,6 +71,11 @@ def problem_of(error: SubmissionError, contact: str = "") -> Problem:
             _("Environment {name} is not open to your groups.", name=d.get("environment")),
             _("Name one of: {names}.", names=_names(d.get("environments"))) if d.get("environments") else ask,
         ),
+        "dataset.unknown": (
+            422,
+            _("There is no data set {name} that tenant {tenant} may read.", name=d.get("dataset"), tenant=d.get("tenant")),
+            _("Name one of: {names}.", names=_names(d.get("datasets"))) if d.get("datasets") else ask,
+        ),
         "kernel.unknown": (
             422,
             _("Environment {environment} has no kernel {kernel}.", environment=d.get("environment"), kernel=d.get("kernel")),
@@ -177,7 +182,7 @@ class _Checks:
             sizes = self._sizes[where.tenant_id] = await blob_sizes(self._session, where.tenant_id, self._hashes)
         check_inputs(spec, sizes, self._context.settings.snapshot_limit_bytes)
         admission = await Admission.current(self._context.store, self._session, where)
-        admission.check_names(spec, opener(self._context.settings.environment_rules, self._caller.groups))
+        admission.check_names(spec, opener(self._context.settings.environment_rules, self._caller.groups), where.tenant)
         never = admission.never(spec, where)
         if never:
             reasons = [localised(r) for r in never]
@@ -321,7 +326,7 @@ async def examine(context: Context, caller: Caller, spec: TaskDraft, seconds: in
         async with context.store.read() as session:
             where = await destination(session, spec, caller.tenants)
             admission = await Admission.current(context.store, session, where)
-            admission.check_names(spec, opener(context.settings.environment_rules, caller.groups))
+            admission.check_names(spec, opener(context.settings.environment_rules, caller.groups), where.tenant)
             verdict = admission.judge(spec, where)
             tree = await load_tree(session)
             book = await prices(session)

@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bill": ("tessera_hub.cli.costs:bill", mark("Show what a task, a month or your work costs.")),
     "queues": ("tessera_hub.cli.places:queues", mark("Show queues and quotas.")),
     "clusters": ("tessera_hub.cli.places:clusters", mark("Show the connected clusters.")),
+    "datasets": ("tessera_hub.cli.places:datasets", mark("Show the data sets that your tasks may read.")),
     "capacity": ("tessera_hub.cli.places:capacity", mark("Show what is free where, and its price.")),
     "login": ("tessera_hub.cli.session:login", mark("Store the address and a token of a service.")),
     "whoami": ("tessera_hub.cli.session:whoami", mark("Show who you are for the service.")),

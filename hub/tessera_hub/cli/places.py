@@ -56,6 +56,21 @@ def queues(client: TesseraClient, as_json: bool) -> None:
 
 @click.command()
 @connected
+def datasets(client: TesseraClient, as_json: bool) -> None:
+    """Show the data sets that your tasks may read, and where they are."""
+    found = client.datasets()
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        [_("Data set"), _("Description"), _("Clusters")],
+        ([dataset.name, dataset.description, ", ".join(dataset.clusters)] for dataset in found),
+        empty=_("No data sets. An operator declares them in a cluster's settings."),
+    )
+
+
+@click.command()
+@connected
 def clusters(client: TesseraClient, as_json: bool) -> None:
     """Show the connected clusters."""
     found = client.capacity()

@@ -65,6 +65,8 @@ _TASK_OPTIONS = [
     click.option("--tenant", metavar="NAME", help="Tenant that pays, if you belong to several."),
     click.option("--cluster", multiple=True, metavar="NAME", help="Only this cluster. May be repeated."),
     click.option("--environment", metavar="NAME", help="Software environment."),
+    click.option("--dataset", "datasets", multiple=True, metavar="NAME",
+                 help="Data set that it reads, at $TESSERA_DATASETS/NAME. May be repeated."),
     click.option("--kernel", metavar="NAME", help="Kernel of the notebook; by default the one it was saved with."),
     click.option("--policy", type=click.Choice(["fifo", "most-idle", "lowest-price"]), help="How a cluster is chosen."),
     click.option("--priority", type=click.IntRange(0, 100), help="Priority, 0 to 100."),
@@ -84,6 +86,7 @@ def task_options(command: CommandT) -> CommandT:
         names = TaskOptions.__annotations__
         options = {name: given.pop(name) for name in list(given) if name in names}
         options["cluster"] = list(options["cluster"]) or None
+        options["datasets"] = list(options["datasets"]) or None
         command(*args, options={name: value for name, value in options.items() if value is not None}, **given)
 
     for option in reversed(_TASK_OPTIONS):

@@ -17,7 +17,7 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 
 from tessera_hub.i18n import gettext as _
 from tessera_hub.i18n import language
-from tessera_hub.schemas.capacity import ClusterCapacity, Environment, Estimate, Me, Queue
+from tessera_hub.schemas.capacity import ClusterCapacity, DatasetView, Environment, Estimate, Me, Queue
 from tessera_hub.schemas.tasks import OutputFile, Phase, Task, TaskDetail, TaskEvent, TaskSpec
 
 from . import calls
@@ -147,6 +147,10 @@ class AsyncTesseraClient:
     async def me(self) -> Me:
         """Who the service says you are: tenants, scopes, currency."""
         return await self.call(calls.me())
+
+    async def datasets(self) -> list[DatasetView]:
+        """Data sets that your tenants may read, and where they exist."""
+        return await self.call(calls.datasets())
 
     async def environments(self) -> list[Environment]:
         """Software environments and where they exist."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.bills import CostTable, MonthBill, TaskBill
-from tessera_hub.schemas.capacity import ClusterCapacity, Environment, Estimate, Me, Queue
+from tessera_hub.schemas.capacity import ClusterCapacity, DatasetView, Environment, Estimate, Me, Queue
 from tessera_hub.schemas.prices import NewPrice, Price
 from tessera_hub.schemas.tasks import OutputFile, Task, TaskDetail, TaskEvent, TaskPage, TaskSpec
 from tessera_hub.schemas.workspaces import Idleness
@@ -100,6 +100,7 @@ _read_detail = reader(TaskDetail)
 _read_page = reader(TaskPage)
 _read_estimate = reader(Estimate)
 _read_environments = reader(list[Environment])
+_read_datasets = reader(list[DatasetView])
 _read_capacity = reader(list[ClusterCapacity])
 _read_queues = reader(list[Queue])
 _read_queue = reader(Queue)
@@ -116,6 +117,11 @@ _read_idleness = reader(Idleness)
 def me() -> Call[Me]:
     """Who the service says the caller is."""
     return Call("GET", "/me", _read_me)
+
+
+def datasets() -> Call[list[DatasetView]]:
+    """Data sets."""
+    return Call("GET", "/datasets", _read_datasets)
 
 
 def environments() -> Call[list[Environment]]:

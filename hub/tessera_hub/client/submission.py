@@ -68,6 +68,8 @@ class TaskOptions(TypedDict, total=False):
     policy: str
     max_run_seconds: int
     retries: int
+    datasets: Sequence[str]
+    """Data sets that it reads, at ``$TESSERA_DATASETS/<name>``; only clusters that have them take it."""
     variables: Mapping[str, str]
     """Environment variables of the run, never secrets."""
     labels: Mapping[str, str]
@@ -116,6 +118,7 @@ def specification(entry: str, options: TaskOptions, inputs: Inputs | None = None
         "parameters": dict(options.get("parameters") or {}),
         "clusters": [cluster] if isinstance(cluster, str) else list(cluster) if cluster is not None else None,
         "roles": [{"replicas": options.get("nodes", 1), "resources": _resources_of(options)}],
+        "datasets": list(options.get("datasets") or ()),
         "lifecycle": {"max_run_seconds": options.get("max_run_seconds"), "retries": options.get("retries", 0)},
     }
     if (at := options.get("at")) is not None:

@@ -15,7 +15,7 @@ from httpx_sse import connect_sse
 
 from tessera_hub.i18n import gettext as _
 from tessera_hub.i18n import language
-from tessera_hub.schemas.capacity import ClusterCapacity, Environment, Estimate, Me, Queue
+from tessera_hub.schemas.capacity import ClusterCapacity, DatasetView, Environment, Estimate, Me, Queue
 from tessera_hub.schemas.tasks import OutputFile, Phase, Task, TaskDetail, TaskEvent, TaskSpec
 
 from . import calls
@@ -149,6 +149,10 @@ class TesseraClient:
     def me(self) -> Me:
         """Who the service says you are: tenants, scopes, currency."""
         return self.call(calls.me())
+
+    def datasets(self) -> list[DatasetView]:
+        """Data sets that your tenants may read, and where they exist."""
+        return self.call(calls.datasets())
 
     def environments(self) -> list[Environment]:
         """Software environments and where they exist."""

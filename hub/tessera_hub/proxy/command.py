@@ -29,9 +29,7 @@ FENCED_STATUS: Final = 3
 @click.option("--url", required=True, help="Address of the service, https://hub.example.org/services/tessera.")
 @click.option("--bootstrap-token-file", required=True, type=click.Path(path_type=Path), help="File with the cluster's token.")
 @click.option("--driver", type=click.Choice(["local", "slurm", "kubernetes", "aws-batch"]), default="local", show_default=True)
-@click.option(
-    "--settings", type=click.Path(path_type=Path), default=None, help="TOML file about the centre (Slurm, Kubernetes, AWS Batch)."
-)
+@click.option("--settings", type=click.Path(path_type=Path), default=None, help="TOML file about the cluster.")
 @click.option(
     "--kubeconfig", type=click.Path(path_type=Path), default=None, help="Way to the cluster (Kubernetes); none: this pod's own."
 )
@@ -116,6 +114,7 @@ class Given:
 
 
 def _local(given: Given) -> Driver:
+    from tessera_hub.proxy.drivers.datasets import read_local
     from tessera_hub.proxy.drivers.launching import LocalOptions
     from tessera_hub.proxy.drivers.local import LocalDriver
 
@@ -127,6 +126,7 @@ def _local(given: Given) -> Driver:
         simulated=given.cards,
         memory_reserve_mib=given.memory_reserve_mib,
         service_url=given.url,
+        datasets=read_local(given.settings),
     )
     return LocalDriver(options)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -28,7 +28,7 @@ from tessera_hub.scheduling.reasons import Reason as DecidedReason
 from tessera_hub.scheduling.snapshot import ClusterState, PendingRun, QueueState, Snapshot
 from tessera_hub.scheduling.standing import due
 from tessera_hub.scheduling.translation import cluster_state, queue_states, shape_of
-from tessera_hub.schemas.protocol import Inventory
+from tessera_hub.schemas.protocol import Dataset, Inventory
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.resources import ResourceVector
 from tessera_hub.schemas.tasks import Phase, TaskDraft
@@ -75,6 +75,7 @@ class Admission:
         environments: dict[str, frozenset[str]],
         kernels: dict[str, frozenset[str]],
         waiting: dict[int, int],
+        datasets: Mapping[str, Sequence[Dataset]],
     ) -> None:
         self.clusters = clusters
         self.queues = queues
@@ -82,6 +83,7 @@ class Admission:
         self.environments = environments
         self.kernels = kernels
         self.waiting = waiting
+        self.datasets = datasets
         self.cluster_ids = {c.name: c.id for c in clusters}
         self.names = {c.id: c.name for c in clusters}
         self._never: dict[tuple[str, str, str, str | None], tuple[Reason, ...]] = {}
@@ -119,27 +121,37 @@ class Admission:
         )
         environments: dict[str, set[str]] = {}
         kernels: dict[str, set[str]] = {}
+        datasets: dict[str, list[Dataset]] = {}
         for row in rows:
             inventory = Inventory.model_validate(row.inventory) if row.inventory else Inventory(pools=[])
             for name, how in inventory.environments.items():
                 environments.setdefault(name, set()).add(str(row.id))
                 kernels.setdefault(name, set()).update(str(k) for k in how.get("kernels") or ())
+            for name, dataset in inventory.datasets.items():
+                datasets.setdefault(name, []).append(dataset)
         return cls(
             tuple(cluster_state(row, price_by_dimension, held.get(row.id, {})) for row in rows),
             queue_states(tree),
             {n: frozenset(ids) for n, ids in environments.items()},
             {n: frozenset(k) for n, k in kernels.items()},
             {row[0]: row[1] for row in waiting.all()},
+            datasets,
         )
 
-    def check_names(self, spec: TaskDraft, is_open: Callable[[str], bool]) -> None:
-        """Refuse names that no connected cluster knows, and an environment that *is_open* says is not the person's.
+    def check_names(self, spec: TaskDraft, is_open: Callable[[str], bool], tenant: str) -> None:
+        """Refuse names that no connected cluster knows, an environment that *is_open* says is not the person's, and a data set
+        that *tenant* may not read, as if it were not there.
 
-        Before any cluster ever connected no name is unknown.
+        Before any cluster ever connected no name is unknown, but for data sets.
 
         Raises:
-            SubmissionError: ``cluster.unknown``, ``environment.not_allowed``, ``environment.unknown`` or ``kernel.unknown``.
+            SubmissionError: ``cluster.unknown``, ``dataset.unknown``, ``environment.not_allowed``, ``environment.unknown`` or
+                ``kernel.unknown``.
         """
+        for name in spec.datasets:
+            if not any(dataset.is_open(tenant) for dataset in self.datasets.get(name, ())):
+                mine = sorted(n for n, found in self.datasets.items() if any(d.is_open(tenant) for d in found))
+                raise SubmissionError("dataset.unknown", dataset=name, tenant=tenant, datasets=mine)
         for name in spec.clusters or ():
             if name not in self.cluster_ids:
                 raise SubmissionError("cluster.unknown", cluster=name, clusters=sorted(self.cluster_ids))

@@ -171,7 +171,7 @@ class SnapshotLoader:
 
     def _run(self, row: Any) -> PendingRun:
         excluded = () if row.excluded is None else tuple(map(str, json.loads(row.excluded)))
-        shape = self._shape(row.kind, row.roles, row.environment, row.clusters, excluded)
+        shape = self._shape(row.kind, row.roles, row.environment, row.clusters, excluded, row.datasets)
         return PendingRun(
             run_id=str(row.id),
             task_id=str(row.task_id),
@@ -184,9 +184,17 @@ class SnapshotLoader:
             excluded_nodes=frozenset(place for place in excluded if place not in self._cluster_ids),
         )
 
-    def _shape(self, kind: str, roles: str, environment: str, clusters: str | None, excluded: tuple[str, ...]) -> Shape:
+    def _shape(
+        self,
+        kind: str,
+        roles: str,
+        environment: str,
+        clusters: str | None,
+        excluded: tuple[str, ...],
+        datasets: str | None = None,
+    ) -> Shape:
         """Return the shape of those fields of a specification, as JSON texts, that decide where it can go."""
-        key = (kind, roles, environment, clusters, excluded)
+        key = (kind, roles, environment, clusters, excluded, datasets)
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = shape_of_parts(
@@ -196,6 +204,7 @@ class SnapshotLoader:
                 None if clusters is None else json.loads(clusters),
                 cluster_ids=self._cluster_ids,
                 excluded=(self._cluster_ids.get(place, place) for place in excluded),
+                datasets=() if datasets is None else json.loads(datasets),
             )
         return shape
 
@@ -310,6 +319,7 @@ def _waiting(*, sqlite: bool) -> Select[Any]:
             Tenant.name.label("tenant"),
             cast(spec["roles"], Text).label("roles"),
             func.nullif(cast(spec["clusters"], Text), "null").label("clusters"),
+            func.nullif(func.nullif(cast(spec["datasets"], Text), "[]"), "null").label("datasets"),
             spec["environment"].as_string().label("environment"),
             spec["policy"].as_string().label("policy"),
         )

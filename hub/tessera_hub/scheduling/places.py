@@ -35,6 +35,10 @@ def cluster_excludes(shape: Shape, tenant_id: str, cluster: ClusterState) -> Rea
         return because(Code.NO_WORKSPACES)
     if shape.environment is not None and shape.environment not in cluster.environments:
         return because(Code.NO_ENVIRONMENT)
+    for name in sorted(shape.datasets):
+        readers = cluster.datasets.get(name, frozenset())
+        if readers is not None and tenant_id not in readers:
+            return because(Code.NO_DATASET, dataset=name)
     if cluster.id in shape.excluded_clusters:
         return because(Code.GAVE_BACK)
     if shape.service and "services" not in cluster.capabilities:
@@ -220,6 +224,9 @@ class Yard:
                     room.siblings = tuple(same)
             if cluster.state.tenants is not None:
                 self._fenced[cluster.state.id] = cluster.state.tenants
+            for name, readers in cluster.state.datasets.items():
+                if readers is not None:
+                    self._fenced[f"{cluster.state.id}:{name}"] = readers
             for room in rooms:
                 if room.state.tenants is not None:
                     self._fenced[room.place] = room.state.tenants

@@ -51,6 +51,7 @@ class Code(Enum):
     NO_WORKSPACES = (5, "cluster.no_workspaces", True)
     NOT_ALLOWED = (5, "cluster.not_allowed", True)
     NO_ENVIRONMENT = (5, "cluster.environment", True)
+    NO_DATASET = (5, "cluster.no_dataset", True)
     GAVE_BACK = (5, "cluster.gave_back", True)
 
     def __init__(self, tier: int, token: str, permanent: bool) -> None:

@@ -137,6 +137,7 @@ class ClusterState:
         accept_more: how many runs it can still take.
         preference: the operator's order for ``fifo`` (smaller first).
         tenants: who may use it; None: everybody.
+        datasets: data sets that it has → who may read them; None: everybody.
     """
 
     id: str
@@ -150,6 +151,7 @@ class ClusterState:
     accept_more: int = 1_000_000
     preference: int = 0
     tenants: frozenset[str] | None = None
+    datasets: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,7 @@ class Shape:
         allowed_clusters: None means each.
         environment: name of the environment that a cluster must have; None: none is needed.
         excluded_clusters: places it was given back from.
+        datasets: data sets that a cluster must have, open to the tenant.
     """
 
     roles: tuple[RoleRequest, ...]
@@ -220,12 +223,13 @@ class Shape:
     environment: str | None = None
     excluded_clusters: frozenset[str] = frozenset()
     service: bool = False
+    datasets: frozenset[str] = frozenset()
 
     @cached_property
     def digest(self) -> str:
         """A stable name of the shape (16 hex digits), the same in each process."""
         parts = [repr((r.name, r.replicas, r.cpu, r.memory, _card_words(r.cards))) for r in self.roles]
-        sets = (self.allowed_clusters, self.excluded_clusters)
+        sets = (self.allowed_clusters, self.excluded_clusters, self.datasets)
         parts += [repr((self.workspace, self.service, self.environment)), *(repr(None if s is None else sorted(s)) for s in sets)]
         return blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 

@@ -152,6 +152,7 @@ def cluster_state(
         workspaces=cluster.workspaces,
         accept_more=max(0, cluster.accept_max - accepted),
         tenants=None if cluster.tenants is None else frozenset(cluster.tenants),
+        datasets={n: None if d.tenants is None else frozenset(d.tenants) for n, d in inventory.datasets.items()},
     )
 
 
@@ -212,7 +213,15 @@ def shape_of(spec: TaskDraft, *, cluster_ids: Mapping[str, str], excluded: Itera
         cluster_ids: cluster name → id.
         excluded: ids of clusters that gave the task back.
     """
-    return shape_of_parts(spec.kind, spec.roles, spec.environment, spec.clusters, cluster_ids=cluster_ids, excluded=excluded)
+    return shape_of_parts(
+        spec.kind,
+        spec.roles,
+        spec.environment,
+        spec.clusters,
+        cluster_ids=cluster_ids,
+        excluded=excluded,
+        datasets=spec.datasets,
+    )
 
 
 def shape_of_parts(
@@ -223,6 +232,7 @@ def shape_of_parts(
     *,
     cluster_ids: Mapping[str, str],
     excluded: Iterable[str] = (),
+    datasets: Iterable[str] = (),
 ) -> Shape:
     """Return the shape of those fields of a specification that matter to it, see :func:`shape_of`."""
     return Shape(
@@ -241,4 +251,5 @@ def shape_of_parts(
         allowed_clusters=None if clusters is None else frozenset(cluster_ids.get(name, name) for name in clusters),
         environment=environment,
         excluded_clusters=frozenset(excluded),
+        datasets=frozenset(datasets),
     )

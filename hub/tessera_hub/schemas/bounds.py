@@ -15,7 +15,7 @@ from tessera_hub.i18n import gettext as _
 LONGEST_NAME: Final = 255
 """Bytes of a name in a path; what Linux's file systems take."""
 LARGEST_VARIABLE: Final = (128 << 10) - 1
-"""Bytes of ``NAME=value``; what Linux's ``execve(2)`` takes, less the NUL at the end (MAX_ARG_STRLEN)."""
+"""Bytes of ``NAME=value``, and of an argument; what Linux's ``execve(2)`` takes, less the NUL at the end (MAX_ARG_STRLEN)."""
 LARGEST_VARIABLES: Final = 256 << 10
 """Bytes of all variables of a run together; etcd keeps them twice, in a job and in its pod, of 1.5 MiB each."""
 LARGEST_PARAMETERS: Final = 256 << 10
@@ -24,6 +24,8 @@ LARGEST_PARAMETERS: Final = 256 << 10
 Name = Annotated[str, Field(min_length=1, max_length=120)]
 LabelName = Annotated[str, Field(min_length=1, max_length=200)]
 LabelValue = Annotated[str, Field(max_length=1000)]
+DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]{0,58}[a-z0-9])?$")]
+"""The name of a folder in every run that reads it."""
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _RESERVED: Final = ("TESSERA_", "LD_", "JUPYTERHUB_")
 _BREAKS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -65,12 +67,25 @@ def check_variables(values: Mapping[str, str]) -> None:
         size = len(key) + 1 + len(value.encode(errors="replace"))
         total += size
         if size > LARGEST_VARIABLE:
-            why = _(
-                "{name}: a variable has at most {limit} bytes; put what is longer into a file", name=key, limit=LARGEST_VARIABLE
-            )
-            raise ValueError(why)
+            raise ValueError(_too_long(key))
     if total > LARGEST_VARIABLES:
         raise ValueError(_("all together have at most {limit} bytes; put what is longer into a file", limit=LARGEST_VARIABLES))
+
+
+def _too_long(name: str) -> str:
+    return _("{name} has more than {limit} bytes; put what is longer into a file", name=name, limit=LARGEST_VARIABLE)
+
+
+def check_arguments(values: Mapping[str, JsonValue]) -> None:
+    """See whether a script can be given these parameters, each as ``--name=value``.
+
+    Raises:
+        ValueError: one is too long for an argument.
+    """
+    for name, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        if len(name) + 3 + len(text.encode(errors="replace")) > LARGEST_VARIABLE:
+            raise ValueError(_("parameters: {why}", why=_too_long(name)))
 
 
 def finite(values: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -58,6 +58,14 @@ class Environment(Strict):
     kernels: list[str] = Field(default_factory=list)
 
 
+class DatasetView(Strict):
+    """A data set that the caller's tenants may read, and where it is; its path in a run is ``$TESSERA_DATASETS/<name>``."""
+
+    name: str
+    description: str
+    clusters: list[str]
+
+
 class QuotaLine(Strict):
     """One dimension of a queue: ``limit`` None means unlimited."""
 

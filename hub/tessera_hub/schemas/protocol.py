@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from .bounds import DatasetName
 from .reasons import Reason
 from .resources import Partition, ResourceVector, Strict
 from .tasks import InputFile, Phase, Progress, TaskSpec
@@ -82,12 +83,25 @@ class Pool(Strict):
     them show, are there once. None: nodes of its own."""
 
 
+class Dataset(Strict):
+    """Data that runs at a cluster may read, as its operator declares it; how it is reached is the Proxy's own business."""
+
+    description: Annotated[str, Field(max_length=500)] = ""
+    tenants: list[str] | None = None
+    """Who may read it; None: every tenant that may use the cluster."""
+
+    def is_open(self, tenant: str) -> bool:
+        """Whether the runs of a tenant may read it."""
+        return self.tenants is None or tenant in self.tenants
+
+
 class Inventory(Strict):
     """What a cluster has."""
 
     pools: list[Pool]
     environments: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Environment name → how it exists here (``local path``, ``image``, …) and its kernels."""
+    datasets: dict[DatasetName, Dataset] = Field(default_factory=dict)
     prices: dict[str, int] = Field(default_factory=dict)
     """Optional own prices, nano-units per unit-hour by dimension."""
     shared_storage: str | None = None

@@ -12,7 +12,17 @@ from pydantic import AwareDatetime, Field, JsonValue, field_validator, model_val
 
 from tessera_hub.i18n import gettext as _
 
-from .bounds import LabelName, LabelValue, Name, check_parameters, check_variables, has_control, safe_relative_path
+from .bounds import (
+    DatasetName,
+    LabelName,
+    LabelValue,
+    Name,
+    check_arguments,
+    check_parameters,
+    check_variables,
+    has_control,
+    safe_relative_path,
+)
 from .reasons import Reason
 from .resources import Framework, Resources, ResourceVector, Strict
 
@@ -177,6 +187,8 @@ class TaskDraft(Strict):
     """Environment variables of the run. Never secrets: reference those by ``secrets``."""
     secrets: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=50)
     """Variable name → reference of a secret, resolved at the Proxy."""
+    datasets: list[DatasetName] = Field(default_factory=list, max_length=20)
+    """Data sets that the run reads, at ``$TESSERA_DATASETS/<name>``; only clusters that have them all take it."""
     inputs: Inputs = Field(default_factory=Inputs)
     output_folder: str | None = None
     """Folder of the workspace, relative to its root, where results are placed; None: beside the notebook."""
@@ -210,6 +222,12 @@ class TaskDraft(Strict):
             raise ValueError(_("roles: minimum is above replicas"))
         if self.kind is TaskKind.SERVICE and sum(r.replicas for r in self.roles) != 1:
             raise ValueError(_("roles: a service has one part"))
+        if self.kind is not TaskKind.NOTEBOOK:
+            check_arguments(self.parameters)
+        if self.datasets and self.kind is TaskKind.WORKSPACE:
+            raise ValueError(_("datasets: jobs and services read them, workspaces do not"))
+        if len(set(self.datasets)) != len(self.datasets):
+            raise ValueError(_("datasets: a name occurs twice"))
         if self.port is not None and self.kind is not TaskKind.SERVICE:
             raise ValueError(_("port: only a service listens"))
         return self

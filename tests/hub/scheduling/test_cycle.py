@@ -121,6 +121,25 @@ def test_workspaces_go_only_where_they_may() -> None:
     assert "cluster.no_workspaces" in codes(decisions, "w")
 
 
+def test_a_run_goes_where_all_its_data_sets_are_open_to_its_tenant() -> None:
+    def at(name: str, **datasets: frozenset[str] | None) -> ClusterState:
+        return cluster(name, pool([node(2)]), datasets=datasets)
+
+    clusters = [at("a"), at("b", digits=None), at("c", digits=None, faces=frozenset({"red"}))]
+    runs = [
+        run("one", shape(1, datasets=frozenset({"digits"})), tenant="blue", age_s=3),
+        run("both", shape(1, datasets=frozenset({"digits", "faces"})), tenant="red", age_s=2),
+        run("closed", shape(1, datasets=frozenset({"digits", "faces"})), tenant="blue", age_s=1),
+        run("none", shape(1, datasets=frozenset({"words"})), tenant="red"),
+    ]
+    decisions = schedule(Snapshot.of(clusters, [QueueState("q")], runs), NOON)
+    where = placed(decisions)
+    assert where.keys() == {"one", "both"}
+    assert (where["one"] in ("b", "c"), where["both"]) == (True, "c")
+    for name in ("closed", "none"):
+        assert {"never.no_cluster", "cluster.no_dataset"} <= set(codes(decisions, name))
+
+
 def test_cluster_conditions_back_pressure_and_permissions_are_told_apart() -> None:
     def why(target: ClusterState, what: Shape | None = None) -> list[str]:
         return codes(schedule(Snapshot.of([target], [QueueState("q")], [run("r", what or shape(1))]), NOON), "r")

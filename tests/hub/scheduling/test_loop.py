@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from tessera_hub.scheduling.cycle import Limits
 from tessera_hub.scheduling.lease import DeposedError, Lease, acquire
 from tessera_hub.scheduling.loop import LoopSettings, Scheduler
 from tessera_hub.scheduling.standing import standings
-from tessera_hub.schemas.protocol import Inventory, NodeShape, Pool, Timers
+from tessera_hub.schemas.protocol import Dataset, Inventory, NodeShape, Pool, Timers
 from tessera_hub.schemas.resources import Resources
 from tessera_hub.schemas.tasks import InputFile, Inputs, Phase, Role, Schedule, TaskKind, TaskSpec
 from tessera_hub.store import Store
@@ -67,7 +67,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.close()
 
 
-async def submit(store: Store, count: int, *, cpu: int = 1000, at: datetime | None = None, priority: int = 50) -> list[UUID]:
+async def submit(
+    store: Store, count: int, *, cpu: int = 1000, at: datetime | None = None, priority: int = 50, datasets: Sequence[str] = ()
+) -> list[UUID]:
     """Queue runs of ada in lab/default, as the API does."""
     async with store.write() as session:
         queue = (await session.scalars(select(Queue).where(Queue.path == "lab/default"))).one()
@@ -76,7 +78,14 @@ async def submit(store: Store, count: int, *, cpu: int = 1000, at: datetime | No
         role = Role(resources=Resources(cpu_millicores=cpu, memory_mib=512))
         schedule = None if at is None else Schedule(at=at)
         spec = TaskSpec(
-            name="t", kind=TaskKind.SCRIPT, entry="t.py", inputs=SNAPSHOT, priority=priority, roles=[role], schedule=schedule
+            name="t",
+            kind=TaskKind.SCRIPT,
+            entry="t.py",
+            inputs=SNAPSHOT,
+            priority=priority,
+            roles=[role],
+            schedule=schedule,
+            datasets=list(datasets),
         )
         tasks = [
             (await store_task(session, spec, where, principal_id=person, actor="user:ada", key=None))[0] for _ in range(count)
@@ -132,6 +141,26 @@ async def test_runs_are_reserved_with_quota_event_token_and_explanation(store: S
         shared = (await session.scalars(select(Decision).where(Decision.id == waiting[0]))).one()
         assert shared.body["reasons"][0]["code"] == "capacity.no_free_node"
         assert shared.body["runs"] == 2
+
+
+async def test_a_data_set_that_is_closed_again_keeps_a_run_waiting_until_it_is_opened(store: Store) -> None:
+    async def declare(hash_: str, **datasets: Dataset) -> None:
+        async with store.write() as session:
+            cluster = (await session.scalars(select(Cluster))).one()
+            there = Inventory.model_validate(cluster.inventory).model_copy(update={"datasets": datasets})
+            cluster.inventory, cluster.inventory_hash = there.model_dump(mode="json"), hash_
+
+    await declare("2", digits=Dataset(tenants=["other"]))
+    runs = await submit(store, 1, datasets=["digits"])
+    scheduler = Scheduler(store, await lead(store), settings())
+    await scheduler.cycle()
+    assert await phases(store, runs) == ["QUEUED"]
+    async with store.read() as session:
+        why = (await session.scalars(select(Decision).join(RunRow, RunRow.decision_id == Decision.id))).one()
+        assert "cluster.no_dataset" in [reason["code"] for reason in why.body["reasons"]]
+    await declare("3", digits=Dataset(tenants=["other", "lab"]))
+    await scheduler.cycle()
+    assert await phases(store, runs) == ["RESERVED"]
 
 
 async def test_a_quiet_queue_writes_nothing(store: Store) -> None:

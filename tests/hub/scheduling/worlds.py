@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
@@ -82,6 +82,7 @@ def cluster(
     tenants: frozenset[str] | None = None,
     environments: frozenset[str] = frozenset({"default"}),
     capabilities: frozenset[str] = frozenset({"gang"}),
+    datasets: Mapping[str, frozenset[str] | None] | None = None,
 ) -> ClusterState:
     """A cluster that is ready unless said otherwise."""
     return ClusterState(
@@ -95,6 +96,7 @@ def cluster(
         tenants=tenants,
         environments=environments,
         capabilities=capabilities,
+        datasets=datasets or {},
     )
 
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 
 from tessera_hub.api.auth import AnyCaller, Ctx, Reader
-from tessera_hub.catalogue import capacities, environments
+from tessera_hub.catalogue import capacities, datasets, environments
 from tessera_hub.environments import opener
-from tessera_hub.schemas.capacity import ClusterCapacity, Environment, Me
+from tessera_hub.schemas.capacity import ClusterCapacity, DatasetView, Environment, Me
 
 router = APIRouter(tags=["you"])
 
@@ -36,6 +36,13 @@ async def list_environments(caller: Reader, context: Ctx) -> list[Environment]:
     async with context.store.read() as session:
         tenants = None if caller.operator else set(caller.tenants)
         return await environments(session, tenants, opener(context.settings.environment_rules, caller.groups))
+
+
+@router.get("/datasets")
+async def list_datasets(caller: Reader, context: Ctx) -> list[DatasetView]:
+    """Return the data sets that the caller's tenants may read, and the clusters that have them."""
+    async with context.store.read() as session:
+        return await datasets(session, None if caller.operator else set(caller.tenants))
 
 
 @router.get("/capacity")

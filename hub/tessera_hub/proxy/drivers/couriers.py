@@ -31,12 +31,15 @@ def stored_lease(lease: Lease) -> Lease:
     return lease.model_copy(update={"spec": spec.model_copy(update={"inputs": inputs}), "checkpoint": []})
 
 
-def courier_document(lease: Lease, service_url: str, output_bytes: int) -> dict[str, Any]:
+def courier_document(
+    lease: Lease, service_url: str, output_bytes: int, datasets: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return ``courier.json``.
 
     Args:
         service_url: address of the service as the run reaches it.
         output_bytes: of what the run prints.
+        datasets: name → folder, as the run sees it.
     """
     url = service_url.rstrip("/")
     spec = lease.spec
@@ -50,7 +53,7 @@ def courier_document(lease: Lease, service_url: str, output_bytes: int) -> dict[
         "notebook": spec.kind is TaskKind.NOTEBOOK,
         "checkpoint_directory": spec.lifecycle.checkpoint_directory,
         "checkpoint": [file.model_dump(mode="json") for file in lease.checkpoint],
-        "run": run_document(lease, output_bytes),
+        "run": run_document(lease, output_bytes, datasets),
         "parts": spec.roles[0].replicas,
         "service": spec.kind is TaskKind.SERVICE,
     }

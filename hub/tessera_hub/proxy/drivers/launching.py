@@ -17,6 +17,7 @@ from tessera_hub.cards import CardClass
 from tessera_hub.proxy import shim
 from tessera_hub.proxy.drivers.accounts import UID_BASE, UID_COUNT, Account, home_of
 from tessera_hub.proxy.drivers.base import DriverError
+from tessera_hub.proxy.drivers.datasets import FolderDataset
 from tessera_hub.proxy.drivers.rundirectory import RunDirectory
 from tessera_hub.schemas.protocol import Lease
 from tessera_hub.schemas.tasks import SCRIPT_KINDS, TaskKind
@@ -41,6 +42,7 @@ class LocalOptions:
         secrets: directory with ``<tenant id>/<reference>``, each file the value of one secret.
         variables: given to every run on top, by the operator.
         service_url: address of the service for programs inside the run.
+        datasets: name → folder that runs may read.
     """
 
     data_dir: Path
@@ -54,6 +56,7 @@ class LocalOptions:
     secrets: Path | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     service_url: str = ""
+    datasets: Mapping[str, FolderDataset] = field(default_factory=dict)
 
 
 def check_lease(lease: Lease, options: LocalOptions) -> Path:
@@ -108,8 +111,12 @@ def secret_values(lease: Lease, options: LocalOptions) -> dict[str, str]:
     return values
 
 
-def run_document(lease: Lease, output_bytes: int) -> dict[str, Any]:
-    """Return ``run.json``, what the runner is asked to do (docs/reference/runner.md)."""
+def run_document(lease: Lease, output_bytes: int, datasets: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return ``run.json``, what the runner is asked to do (docs/reference/runner.md).
+
+    Args:
+        datasets: name → folder, as the run sees it.
+    """
     spec = lease.spec
     role = spec.roles[0]
     return {
@@ -121,6 +128,7 @@ def run_document(lease: Lease, output_bytes: int) -> dict[str, Any]:
         "kind": "notebook" if spec.kind is TaskKind.NOTEBOOK else "script",
         "entry": spec.entry,
         "parameters": spec.parameters,
+        "datasets": dict(datasets or {}),
         "kernel": spec.kernel,
         "limits": {
             # The runner counts from its own start, and that of a service is one of many.

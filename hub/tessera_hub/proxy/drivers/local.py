@@ -18,6 +18,7 @@ import structlog
 
 from tessera_hub.proxy.drivers.accounts import Accounts
 from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, InputSource, NativeRun, Results, Stream, Usage
+from tessera_hub.proxy.drivers.datasets import folders, told
 from tessera_hub.proxy.drivers.launching import (
     LocalOptions,
     check_lease,
@@ -193,6 +194,7 @@ class LocalDriver(Driver):
         return Inventory(
             pools=self.machine.pools(self._held()),
             environments=environments,
+            datasets=told(self.options.datasets),
             shared_storage=None if homes is None else str(homes),
         )
 
@@ -251,6 +253,7 @@ class LocalDriver(Driver):
     async def _prepare(self, entry: Entry, source: InputSource) -> None:
         run, options = entry.run, self.options
         python = check_lease(run.lease, options)
+        datasets = folders(run.lease, options.datasets)
         account = self.accounts.account(run.lease.principal_id)
         if not self.machine.fits(entry.held, self._held(but=run.lease.run_id)):
             raise DriverError("capacity.no_free_node", "processors or memory were taken meanwhile", give_back=True)
@@ -269,7 +272,7 @@ class LocalDriver(Driver):
         await source.claim(run.uid)
         run.write("launch.json", launch_document(run, options, python, self.archive, account, environment))
         await asyncio.to_thread(note_inputs, run)
-        run.put("run.json", run_document(run.lease, options.output_bytes))
+        run.put("run.json", run_document(run.lease, options.output_bytes, datasets))
         await asyncio.to_thread(hand_over, run, account)
         run.write("prepared.json", {"at": datetime.now(UTC).isoformat()})
 

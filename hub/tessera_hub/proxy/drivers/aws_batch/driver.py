@@ -27,6 +27,7 @@ from tessera_hub.proxy.drivers.aws_batch.store import Store
 from tessera_hub.proxy.drivers.aws_batch.tending import Entry, Tender
 from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, InputSource, NativeRun, Results, Stream
 from tessera_hub.proxy.drivers.couriers import courier_document, runner_bytes, stored_lease
+from tessera_hub.proxy.drivers.datasets import wanted
 from tessera_hub.proxy.drivers.outcome import reason_of
 from tessera_hub.proxy.drivers.runrecords import Order
 from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
@@ -202,6 +203,7 @@ class AwsBatchDriver(Driver):
         if spec.environment not in self.options.environments:
             detail = {"environment": spec.environment, "known": sorted(self.options.environments)}
             raise DriverError("environment.unknown", f"no environment {spec.environment}", detail)
+        wanted(lease, {})  # a bucket is no folder: programs read it by its own API
         for reference in spec.secrets.values():
             raise DriverError("secret.unknown", "this cluster keeps no secrets", {"reference": reference[:200]})
         requirements(lease, fargate=queue_of(lease, self.options) in self.capacity.fargate)

@@ -20,6 +20,7 @@ import structlog
 from tessera_hub.proxy.courier.archive import build_archive
 from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, InputSource, NativeRun, Results, Stream, Usage
 from tessera_hub.proxy.drivers.couriers import runner_bytes
+from tessera_hub.proxy.drivers.datasets import told
 from tessera_hub.proxy.drivers.kubernetes import objects
 from tessera_hub.proxy.drivers.kubernetes.cards import Device, node_selection, resources_of
 from tessera_hub.proxy.drivers.kubernetes.checking import check_lease, never_started, of_api_error
@@ -186,7 +187,8 @@ class KubernetesDriver(Driver):
         """All nodes that take runs, less what pods hold, ours and others'."""
         environments = {name: {"kind": "image", "image": image} for name, image in self.options.environments.items()}
         shared = None if self.options.homes is None else self.options.homes.path
-        return Inventory(pools=self.picture.pools(), environments=environments, shared_storage=shared)
+        datasets = told(self.options.datasets)
+        return Inventory(pools=self.picture.pools(), environments=environments, datasets=datasets, shared_storage=shared)
 
     # --- starting -------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 from tessera_hub.proxy.courier.launching import PERSONS_PATH
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.couriers import courier_document, stored_lease
+from tessera_hub.proxy.drivers.datasets import PODS_FOLDER, wanted
 from tessera_hub.proxy.drivers.kubernetes.cards import annotations_of
 from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, ORDER, PERSON, RECORD, RUN, SITE, TENANT, KubernetesOptions
@@ -75,10 +76,12 @@ def lease_secret(lease: Lease, options: KubernetesOptions, namespace: str) -> di
     """Return the record of a run.
 
     Raises:
-        DriverError: ``cluster.start_failed``: more than an object can hold; ``inputs.live_refused``.
+        DriverError: ``cluster.start_failed``: more than an object can hold; ``inputs.live_refused``,
+            ``dataset.unknown``.
     """
     packed = gzip.compress(stored_lease(lease).model_dump_json().encode(), mtime=0)
-    told = courier_document(lease, options.service_url, options.output_bytes)
+    seen = {name: f"{PODS_FOLDER}/{name}" for name in wanted(lease, options.datasets)}
+    told = courier_document(lease, options.service_url, options.output_bytes, seen)
     if lease.managed_by == "proxy" and (home := home_of(lease, options.homes)) is not None:
         told["live"] = home.live
     data = {"lease.json.gz": packed, "courier.json": json.dumps(told).encode()}
@@ -131,6 +134,18 @@ def environment_of(lease: Lease, options: KubernetesOptions, cards: Mapping[str,
     for name, reference in lease.spec.secrets.items():
         own_name = PERSONS_PATH if name == "PATH" else name
         found.append({"name": own_name, "valueFrom": {"secretKeyRef": {"name": secret_name(reference), "key": "value"}}})
+    return found
+
+
+def dataset_volumes(lease: Lease, options: KubernetesOptions) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return volume and mount of each data set that a run reads; read-only twice, so that no kubelet gives them to our group."""
+    found = []
+    for index, (name, dataset) in enumerate(wanted(lease, options.datasets).items()):
+        volume = f"dataset-{index}"
+        folder = {} if dataset.folder is None else {"subPath": dataset.folder}
+        mount = {"name": volume, "mountPath": f"{PODS_FOLDER}/{name}", "readOnly": True, **folder}
+        claim = {"claimName": dataset.claim, "readOnly": True}
+        found.append(({"name": volume, "persistentVolumeClaim": claim}, mount))
     return found
 
 
@@ -204,6 +219,8 @@ def pod_template(
     home = home_of(lease, options.homes)
     user = options.user if home is None or home.uid is None else home.uid
     own_mounts = [] if home is None else [home.mount()]  # neither prepare nor deliver has any business in a home
+    read = dataset_volumes(lease, options)
+    own_mounts += [mount for _volume, mount in read]
     main = container(
         "main",
         "launch",
@@ -236,6 +253,7 @@ def pod_template(
             {"name": "lease", "secret": {"secretName": run_name(lease.run_id), "items": lease_items, "defaultMode": lease_mode}},
             {"name": "order", "downwardAPI": {"items": shown}},
             *([] if home is None else [home.volume()]),
+            *(volume for volume, _mount in read),
         ],
     }
     if longest is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tessera_hub.proxy.drivers.datasets import ClaimDataset
 from tessera_hub.proxy.drivers.kubernetes.homes import Homes
 
 SITE: Final = "tessera.io/site"
@@ -53,6 +54,7 @@ class KubernetesOptions:
         gang_seconds: after which such a run is given back when only some of its pods found a node.
         kubelets: ask the kubelets what runs use where the cluster has no metrics API.
         homes: volume with people's homes, for live folders; None: snapshots only.
+        datasets: volumes that runs may read.
     """
 
     kubeconfig: Path | None = None
@@ -75,3 +77,4 @@ class KubernetesOptions:
     gang_seconds: int = 300
     kubelets: bool = False
     homes: Homes | None = None
+    datasets: Mapping[str, ClaimDataset] = field(default_factory=dict)

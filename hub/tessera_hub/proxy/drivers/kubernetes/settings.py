@@ -13,9 +13,11 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from tessera_hub.proxy.drivers.datasets import ClaimDataset
 from tessera_hub.proxy.drivers.kubernetes.homes import FOLDER, PATH, Homes
 from tessera_hub.proxy.drivers.kubernetes.options import DEFAULT_QUOTA, KubernetesOptions
 from tessera_hub.proxy.errors import ProxyError
+from tessera_hub.schemas.bounds import DatasetName
 from tessera_hub.schemas.resources import Strict
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
@@ -78,6 +80,8 @@ class KubernetesSettings(Strict):
     """After which such a run is given back when only some of its pods found a node."""
     homes: HomesSettings | None = None
     """Volume with people's homes, for live folders."""
+    datasets: dict[DatasetName, ClaimDataset] = Field(default_factory=dict)
+    """Volumes that runs may read."""
     kubelets: bool = False
     """Ask the kubelets what runs use where the cluster has no metrics API; needs the rights of ``manifest --kubelets``."""
     pull_secret: str | None = None
@@ -129,4 +133,5 @@ def read_options(path: Path | None, kubeconfig: Path | None, environments: Mappi
         gang_seconds=found.gang_seconds,
         kubelets=found.kubelets,
         homes=None if found.homes is None else found.homes.homes(),
+        datasets=found.datasets,
     )

@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 
 from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, InputSource, NativeRun, Results, Stream, Usage
+from tessera_hub.proxy.drivers.datasets import told
 from tessera_hub.proxy.drivers.launching import kernels_of, of_os_error
 from tessera_hub.proxy.drivers.outcome import reason_of
 from tessera_hub.proxy.drivers.results import notebook_so_far
@@ -224,7 +225,7 @@ class SlurmDriver(Driver):
             name: {"kind": environment.kind, "kernels": self._kernels.get(name, ["python3"])}
             for name, environment in self.settings.environments.items()
         }
-        self._inventory = Inventory(pools=pools, environments=environments)
+        self._inventory = Inventory(pools=pools, environments=environments, datasets=told(self.settings.datasets))
 
     async def inventory(self) -> Inventory:
         """The partitions as they were at the last look."""

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import structlog
 
 from tessera_hub.proxy.drivers.base import DriverError, InputSource
+from tessera_hub.proxy.drivers.datasets import folders
 from tessera_hub.proxy.drivers.launching import (
     LocalOptions,
     new_run_folder,
@@ -169,6 +170,7 @@ class Preparation:
         """
         lease = run.lease
         environment = self.environment_of(lease)
+        datasets = folders(lease, self.settings.datasets)
         account: UnixAccount = await self.patiently(lambda: account_of(lease.owner, self.settings, self.slurm.transport))
         await self.patiently(lambda: self._check_environment(lease.spec.environment, environment))
         partition = self.partition_for(lease)
@@ -191,7 +193,7 @@ class Preparation:
         owner = self.files.owner(account)
         run.write("launch.json", {"uid": owner.uid, "gid": owner.gid, "account": account.name})
         await asyncio.to_thread(note_inputs, run)
-        run.put("run.json", run_document(lease, self.options.output_bytes))
+        run.put("run.json", run_document(lease, self.options.output_bytes, datasets))
         run.put("launch.json", launch_document(lease, self.options, place, environment, variables))
         await self.patiently(lambda: self.files.hand_over(run, account))
         run.write("prepared.json", {"at": datetime.now(UTC).isoformat(), "partition": partition.name})
@@ -217,7 +219,7 @@ class Preparation:
         name = (run.read("prepared.json") or {}).get("partition")
         partition = next((p for p in self.partitions if p.name == name), PartitionSettings(name=str(name)))
         options = job_options(lease, self.settings, partition, self.cards, place, self._default(partition))
-        arguments = job_arguments(lease, environment, place)
+        arguments = job_arguments(lease, environment, place, folders(lease, self.settings.datasets).values())
         again = run.read("submitting.json") is not None
         pause = self.settings.poll_seconds
         while True:

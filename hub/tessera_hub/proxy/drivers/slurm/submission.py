@@ -7,7 +7,7 @@ and a digest of the lease; everything else travels in JSON files of the run's ow
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -126,11 +126,16 @@ def job_options(
     return ["--no-requeue", *(f"--{name}={value}" for name, value in options.items() if value is not None)]
 
 
-def job_arguments(lease: Lease, environment: EnvironmentSettings, place: Place) -> list[str]:
-    """Return the arguments of the script: modules, then the program and its arguments."""
+def job_arguments(lease: Lease, environment: EnvironmentSettings, place: Place, datasets: Iterable[str] = ()) -> list[str]:
+    """Return the arguments of the script: modules, then the program and its arguments.
+
+    Args:
+        datasets: folders that the run reads.
+    """
     program = [environment.interpreter, "-I", place.attendant, place.run]
     if environment.image is not None:
-        binds = [word for folder in (place.run, place.programs, *environment.binds) for word in ("--bind", folder)]
+        read_only = [f"{folder}:{folder}:ro" for folder in datasets]
+        binds = [word for bind in (place.run, place.programs, *environment.binds, *read_only) for word in ("--bind", bind)]
         program = ["apptainer", "exec", "--nv", *binds, "--pwd", place.run, environment.image, *program]
     if lease.spec.roles[0].replicas > 1:
         mpi = ["--mpi=pmix"] if lease.spec.framework == "mpi" else []

@@ -1,0 +1,240 @@
+"""Data sets on all kinds of clusters: read at one place, written by nobody, open to whom their operator says."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from tessera_hub.client import TesseraClient, TesseraError
+from tessera_hub.proxy.drivers.base import DriverError
+from tessera_hub.proxy.drivers.datasets import ClaimDataset, FolderDataset, read_local
+from tessera_hub.proxy.errors import ProxyError
+from tests.hub_double import HubDouble
+from tests.proxy.conftest import LeaseMaker
+from tests.proxy.machine import LocalProxy
+from tests.proxy.sites import LocalSite, Site
+from tests.service import ServiceProcess
+
+READER = """
+import os, pathlib
+top = pathlib.Path(os.environ["TESSERA_DATASETS"])
+print("names", sorted(os.listdir(top)), "text", (top / "digits" / "data.txt").read_text())
+for path in (top / "digits" / "mine.txt", top / "digits" / "data.txt"):
+    try:
+        path.write_text("x")
+        print("wrote", path)
+    except OSError as error:
+        print("refused", error.strerror)
+"""
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A volume with one data set in a folder, for everybody to read."""
+    top = Path(tempfile.mkdtemp(prefix="tessera-data-", dir="/var/tmp"))
+    (top / "v1").mkdir()
+    (top / "v1" / "data.txt").write_text("21")
+    (top / "v1" / "data.txt").chmod(0o444)
+    (top / "v1").chmod(0o555)
+    top.chmod(0o755)
+    yield top
+    (top / "v1").chmod(0o755)
+    shutil.rmtree(top)
+
+
+def of_folders(data: Path) -> dict[str, FolderDataset]:
+    return {
+        "digits": FolderDataset(path=str(data / "v1"), description="Digits"),
+        "private": FolderDataset(path=str(data / "v1"), tenants=["chemistry"]),
+        "gone": FolderDataset(path=str(data / "v9")),
+    }
+
+
+async def local(_request: pytest.FixtureRequest, data: Path) -> Site:
+    return LocalSite(datasets=of_folders(data))
+
+
+async def slurm(request: pytest.FixtureRequest, data: Path) -> Site:
+    from tests.slurm.site import SlurmSite
+
+    return SlurmSite(request.getfixturevalue("slurm"), datasets=of_folders(data))
+
+
+async def kubernetes(request: pytest.FixtureRequest, data: Path) -> Site:
+    """With the volume in the tenant's namespace as an operator puts it there; its files would let every pod write."""
+    from tessera_hub.proxy.drivers.kubernetes.objects import CLAIMS
+    from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace
+    from tests.cluster.site import KubernetesSite
+    from volcano_client import Collection, Kind, Transport
+
+    found = KubernetesSite(
+        request.getfixturevalue("cluster"),
+        datasets={
+            "digits": ClaimDataset(claim="data", folder="v1", description="Digits"),
+            "private": ClaimDataset(claim="data", tenants=["chemistry"]),
+        },
+    )
+    for path in (data, data / "v1", data / "v1" / "data.txt"):
+        path.chmod(0o777)
+    driver = await found.start()
+    volumes, name = Kind("v1", "PersistentVolume", "persistentvolumes", namespaced=False), f"data-{uuid4().hex[:8]}"
+
+    def make(transport: Transport) -> None:
+        namespace = make_namespace(transport, 1, "physics", driver.options, None)  # type: ignore[attr-defined]
+        amount = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+        size = {"storage": "1Gi"}
+        volume = {"capacity": size, "hostPath": {"path": str(data), "type": "Directory"}, **amount}
+        claim = {"volumeName": name, "resources": {"requests": size}, **amount}
+        Collection(transport, volumes).create_or_get(
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": volume}
+        )
+        metadata = {"name": "data", "namespace": namespace}
+        Collection(transport, CLAIMS).create_or_get(
+            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": claim}
+        )
+
+    await found.call(make)
+
+    async def clean() -> None:
+        await type(found).clean(found)
+        await found.call(lambda transport: Collection(transport, volumes).delete(name))
+
+    found.clean = clean  # type: ignore[method-assign]
+    return found
+
+
+async def aws_batch(request: pytest.FixtureRequest, _data: Path) -> Site:
+    from tests.aws.site import AwsBatchSite
+
+    return AwsBatchSite(request.getfixturevalue("aws_account"))
+
+
+SITES: dict[str, Callable[[pytest.FixtureRequest, Path], Any]] = {"local": local, "slurm": slurm, "kubernetes": kubernetes}
+
+
+def kinds(*names: str) -> list[Any]:
+    return [pytest.param(name, marks=() if name == "local" else pytest.mark.root) for name in names]
+
+
+@pytest_asyncio.fixture(params=kinds("local", "slurm", "kubernetes"))
+async def site(request: pytest.FixtureRequest, data: Path) -> AsyncIterator[Site]:
+    found = await SITES[request.param](request, data)
+    yield found
+    await found.finish()
+
+
+async def test_a_run_reads_it_where_the_variable_says_and_writes_nothing(site: Site, make_lease: LeaseMaker, data: Path) -> None:
+    owners = [(path.stat().st_uid, path.stat().st_gid) for path in (data, data / "v1")]
+    driver = await site.start()
+    told = (await driver.inventory()).datasets
+    assert told["digits"].model_dump() == {"description": "Digits", "tenants": None}
+    assert told["private"].tenants == ["chemistry"]
+    lease, source = make_lease(READER, datasets=["digits"])
+    await site.submit(lease, source)
+    run = await site.wait(lease)
+    output = (await driver.logs(lease.run_id, "output", 0, 1 << 16)).decode()
+    assert (run.phase, run.reason) == ("SUCCEEDED", None), output
+    assert "names ['digits'] text 21" in output
+    assert output.count("refused") == 2, output
+    assert ("Read-only file system" in output) == (site.name == "kubernetes")
+    assert "wrote" not in output
+    assert [(path.stat().st_uid, path.stat().st_gid) for path in (data, data / "v1")] == owners
+    assert (await driver.results(lease.run_id)).outputs == ()
+
+
+async def test_one_that_is_not_the_tenants_is_refused_by_the_cluster_as_well(site: Site, make_lease: LeaseMaker) -> None:
+    await site.start()
+    lease, source = make_lease(READER, datasets=["digits", "private"])
+    await refused(site, lease, source)
+    ours, source = make_lease("print('mine')", datasets=["private"])
+    lease = ours.model_copy(update={"tenant": "chemistry"})
+    await site.submit(lease, source)
+    if site.name != "kubernetes":  # there the tenant is told by its number, whose namespace has the volume
+        assert (await site.wait(lease)).phase == "SUCCEEDED"
+
+
+async def refused(site: Site, lease: Any, source: Any) -> None:
+    code = None
+    try:
+        await site.submit(lease, source)
+    except DriverError as error:
+        code = error.code
+    if code is not None:
+        assert (code, await site.run(lease)) == ("dataset.unknown", None)
+        return
+    run = await site.wait(lease)
+    assert (run.phase, run.reason.code if run.reason else "", run.meter) == ("FAILED", "dataset.unknown", ())
+    assert source.claims == []
+
+
+@pytest.mark.parametrize("site", kinds("local", "slurm"), indirect=True)
+async def test_one_that_is_not_where_its_operator_said_is_told(site: Site, make_lease: LeaseMaker) -> None:
+    await site.start()
+    lease, source = make_lease(READER, datasets=["gone"])
+    await site.submit(lease, source)
+    run = await site.wait(lease)
+    assert (run.phase, run.reason.code if run.reason else "") == ("FAILED", "dataset.missing")
+    assert run.reason is not None
+    assert run.reason.detail["dataset"] == "gone"
+
+
+@pytest.mark.root
+async def test_aws_batch_has_none_and_says_so(request: pytest.FixtureRequest, data: Path, make_lease: LeaseMaker) -> None:
+    async with await aws_batch(request, data) as site:
+        driver = await site.start()
+        assert (await driver.inventory()).datasets == {}
+        await refused(site, *make_lease(READER, datasets=["digits"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[datasets.a]\npath = "relative"', "datasets.a.path"),
+        ('[datasets."../a"]\npath = "/srv"', "datasets"),
+        ('[datasets.a]\npath = "/nowhere"', "is no folder"),
+        ('[datasets.a]\npath = "/tmp"', "every run may write"),
+        ("[datasets", "end of document"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "local.toml").write_text(text)
+    with pytest.raises(ProxyError, match=words):
+        read_local(tmp_path / "local.toml")
+
+
+def test_from_the_operators_file_to_a_tenants_task_and_no_other_s(
+    hub: HubDouble, service: ServiceProcess, machine: LocalProxy, data: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "local.toml"
+    settings.write_text(
+        f'[datasets.digits]\npath = "{data / "v1"}"\ndescription = "Digits"\ntenants = ["red"]\n'
+        f'[datasets.open]\npath = "{data / "v1"}"\n'
+    )
+    machine.stop()
+    machine.options = ("--settings", str(settings))
+    machine.start()
+    machine.wait_for_session()
+    hub.add_tenant("blue")
+    tokens = {"red": hub.add_user("fay", "red"), "blue": hub.add_user("eve", "blue")}
+    (tmp_path / "read.py").write_text(READER.partition("for path in")[0])
+    with TesseraClient(service.url, tokens["red"]) as fay, TesseraClient(service.url, tokens["blue"]) as eve:
+        assert [(found.name, found.description, found.clusters) for found in fay.datasets()] == [
+            ("digits", "Digits", ["local"]),
+            ("open", "", ["local"]),
+        ]
+        assert [found.name for found in eve.datasets()] == ["open"]
+        task = fay.submit(tmp_path / "read.py", datasets=["digits", "open"], memory="256MiB")
+        assert task.wait().phase == "SUCCEEDED", machine.log_path.read_text()
+        assert "names ['digits', 'open'] text 21" in "".join(task.logs())
+        for name in ("digits", "never-heard-of"):
+            with pytest.raises(TesseraError) as error:
+                eve.submit(tmp_path / "read.py", datasets=["open", name])
+            assert error.value.code == "dataset.unknown"
+            assert "digits" not in str(error.value).replace(f"data set {name}", "")
