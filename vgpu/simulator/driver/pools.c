@@ -35,6 +35,9 @@ static uint64_t rounded(uint64_t bytes, uint64_t to)
 
 static void drop(struct CUmemPoolHandle_st *pool, uint64_t keep)
 {
+    /* Programs that want to keep all say so by the largest number there is, which cannot be rounded up. */
+    if (keep >= pool->reserved)
+        return;
     uint64_t wanted = rounded(pool->used > keep ? pool->used : keep, PIECE);
     if (wanted < pool->reserved) {
         discharge(pool->device, pool->reserved - wanted);

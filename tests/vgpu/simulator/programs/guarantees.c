@@ -196,6 +196,16 @@ static void pools(void)
     REQUIRE(before - free_bytes() >= 10 * MIB);
     OK(cuMemPoolTrimTo(pool, 0));
     REQUIRE(free_bytes() == before);
+    keep = UINT64_MAX; /* all of it, for ever */
+    OK(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &keep));
+    OK(cuMemAllocAsync(&one, 10 * MIB, stream));
+    OK(cuCtxSynchronize());
+    REQUIRE(before - free_bytes() >= 10 * MIB);
+    OK(cuMemFreeAsync(one, stream));
+    OK(cuCtxSynchronize());
+    REQUIRE(before - free_bytes() >= 10 * MIB);
+    OK(cuMemPoolTrimTo(pool, 0));
+    REQUIRE(free_bytes() == before);
 }
 
 static void virtual_memory(void)
