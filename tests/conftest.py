@@ -19,6 +19,7 @@ from hypothesis import settings
 from tests.aws.fixture import aws_account
 from tests.centre import centre
 from tests.cluster.fixture import cluster
+from tests.faults.table import show
 from tests.postgres import postgres_database, postgres_server, postgres_url
 from tests.slurm.centre import slurm
 
@@ -45,7 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what failed at first of the tests that were run again (``.ci/run``): a failure is never lost from sight."""
+    """Print the table of faults, and what failed at first of tests that were run again (``.ci/run``): none is lost from sight."""
+    show(terminalreporter)
     reports = terminalreporter.stats.get("rerun", [])
     if reports:
         terminalreporter.section("failed at first, then run again")

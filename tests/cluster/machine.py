@@ -35,6 +35,8 @@ RUN: Final = Path("/run/tessera-cluster")
 NODE: Final = "tessera-node"
 BRIDGE: Final = "tessera0"
 GATEWAY: Final = "10.244.77.1"
+GATEWAY_MAC: Final = "0a:58:0a:f4:4d:01"
+"""Else a bridge has the lowest of its ports': when a pod ends, others may lose their way out for a minute."""
 PODS: Final = "10.244.77.0/24"
 SERVICES: Final = "10.244.78.0/24"
 CGROUP: Final = "tessera-cluster"
@@ -178,7 +180,7 @@ class Machine:
     # --- parts ----------------------------------------------------------------------------------------------------
 
     def _network(self) -> None:
-        checked([program("ip"), "link", "add", BRIDGE, "type", "bridge"])
+        checked([program("ip"), "link", "add", BRIDGE, "address", GATEWAY_MAC, "type", "bridge"])
         checked([program("ip"), "address", "add", f"{GATEWAY}/24", "dev", BRIDGE])
         checked([program("ip"), "link", "set", BRIDGE, "up"])
         ipam = {"type": "host-local", "dataDir": str(RUN / "ipam"), "ranges": [[{"subnet": PODS, "gateway": GATEWAY}]]}
@@ -296,6 +298,12 @@ class Machine:
         )
         scheduler = ["--secure-port=0", "--leader-elect=false", *RATES]
         self._start_program("scheduler", "kube-scheduler", f"--kubeconfig={pki}/scheduler.kubeconfig", *scheduler)
+
+    def restart_controllers(self, *more: str) -> None:
+        """Start controllers and scheduler anew, with *more* as for :meth:`start_controllers`."""
+        for part in ("scheduler", "controllers"):
+            self.stop_part(part)
+        self.start_controllers(*more)
 
     def _containerd(self, images: list[Path]) -> None:
         configuration = f"""version = 2
@@ -420,6 +428,10 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
                 os.waitpid(pid, os.WNOHANG)
             time.sleep(0.1)
         record.unlink()
+
+    def pid_of(self, name: str) -> int:
+        """Return the process of a part."""
+        return int((RUN / f"{name}.pid").read_text().split()[0])
 
     def down(self, *, keep_logs: bool = False) -> None:
         """Remove every trace; what is not there is no error."""

@@ -5,13 +5,14 @@ centre            function  one of them
 postgres_centre   function  one on a real PostgreSQL
 check             function  ``await check(centre, "name")``: holds what is promised, and adds a row to the table
 
-At the end of the session the table of all of them is printed, and one of what came of faults of engines (outcomes.py).
+Each row of the table of faults (table.py) is kept by a test; what was done to the local driver is printed, too.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from tests.faults.centre import Centre
-from tests.faults.outcomes import show
+from tests.faults.table import Row, note, words_of
 
 Maker = Callable[[], Awaitable[Centre]]
 Check = Callable[..., Awaitable[None]]
@@ -74,6 +75,8 @@ def check(request: pytest.FixtureRequest) -> Check:
 
     async def hold(centre: Centre, name: str, *, destroyed: int = 0) -> None:
         found = await centre.verdict()
+        ends = words_of(Counter(found.phases))
+        note(request, Row("local", name, found.tasks, ends, found.starts, found.doubled, found.bills_doubled))
         rows.append(
             {
                 "test": name,
@@ -96,15 +99,14 @@ def check(request: pytest.FixtureRequest) -> Check:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what was done and what came of it."""
-    show(terminalreporter)
+    """Print what was done to the local driver, with the seeds to do it again."""
     rows = config.stash.get(ROWS, [])
     if not rows:
         return
     total: dict[str, int | str] = {"test": "all", "seeds": ""}
     total |= {name: sum(int(row[name]) for row in rows) for name in COLUMNS[2:-1]} | {"seconds": ""}
     width = {name: max(len(name), *(len(str(row[name])) for row in [*rows, total])) for name in COLUMNS}
-    terminalreporter.section("faults: lost tasks, starts, results and bills too many")
+    terminalreporter.section("faults of the local driver: lost tasks, starts, results and bills too many")
     for row in [dict(zip(COLUMNS, COLUMNS, strict=True)), *rows, total]:
         cells = (
             str(row[name]).ljust(width[name]) if name in COLUMNS[:2] else str(row[name]).rjust(width[name]) for name in COLUMNS

@@ -1,6 +1,6 @@
 """What becomes of a few tasks while an engine misbehaves: each start of user code is told to a server outside of everything.
 
-At the end of the test run a table says of each fault and driver what came of its tasks.
+What came of them is a row of the table of faults (table.py).
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from uuid import UUID
 
 import pytest
 
+from tests.faults.table import Row, note, words_of
 from tests.proxy.machine import ENDED, LocalProxy
 
-MARK = "engine fault"
-HEADINGS = ("fault", "driver", "tasks", "outcome", "starts", "doubled", "bills", "restarts", "seconds")
 SIZE = {"cpu_millicores": 100, "memory_mib": 128}
 
 
@@ -68,23 +67,21 @@ class Trace:
 
 @dataclass(slots=True)
 class Trial:
-    """The tasks of one fault.
-
-    Attributes:
-        restarts: how often the Proxy was started again, as whoever supervises it does.
-    """
+    """The tasks of one fault."""
 
     proxy: LocalProxy
     trace: Trace
     tasks: list[str] = field(default_factory=list)
-    restarts: int = 0
-    begun: float = field(default_factory=time.monotonic)
 
     def submit(self, seconds: float) -> str:
         """Submit a task that works for *seconds*."""
         task = self.proxy.submit(self.trace.program(seconds), roles=[{"resources": SIZE}], lifecycle={"grace_seconds": 1})
         self.tasks.append(task)
         return task
+
+    def cancel(self, task: str) -> None:
+        """Cancel a task, as its owner does."""
+        self.proxy.api.post(f"/tasks/{task}/cancel").raise_for_status()
 
     def wait_until_begun(self, *tasks: str, seconds: float = 120) -> None:
         """Wait until user code of each task has begun."""
@@ -102,7 +99,6 @@ class Trial:
     def supervise(self) -> None:
         """Start the Proxy again if it has ended."""
         if self.proxy.process is None or self.proxy.process.poll() is not None:
-            self.restarts += 1
             self.proxy.start()
 
     def hold(self, seconds: float) -> None:
@@ -180,29 +176,7 @@ def trial_of(proxy: LocalProxy, host: str) -> Iterator[Trial]:
 def tell(request: pytest.FixtureRequest, trial: Trial, fault: str, driver: str, ends: Counter[str]) -> None:
     """Hold that nothing was started or billed twice, and keep the row for the table."""
     billed, bills = bills_doubled(trial)
-    words = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
-    took = round(time.monotonic() - trial.begun)
-    row = (fault, driver, len(trial.tasks), words, trial.starts(), trial.doubled(), billed + bills, trial.restarts, took)
-    request.node.user_properties.append((MARK, tuple(map(str, row))))
+    note(request, Row(driver, fault, len(trial.tasks), words_of(ends), trial.starts(), trial.doubled(), bills))
     assert trial.doubled() == 0, trial.trace.began
     assert bills == 0
     assert billed == trial.starts(), f"what began is billed, and only that: {trial.said()}"
-
-
-def show(reporter: pytest.TerminalReporter) -> None:
-    """Print the table."""
-    rows = [
-        (*value, result)
-        for result in ("passed", "failed")
-        for report in reporter.stats.get(result, [])
-        if report.when == "call"
-        for name, value in report.user_properties
-        if name == MARK
-    ]
-    if not rows:
-        return
-    rows.insert(0, (*HEADINGS, "test"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    reporter.section("faults of engines: fault, driver, outcome")
-    for row in rows:
-        reporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -14,7 +14,7 @@ from tessera_hub.proxy.drivers.kubernetes.lostnodes import as_it_stands
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, RECORD
 from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.kubernetes.standing import Document, Seen
-from tessera_hub.proxy.drivers.runrecords import Order
+from tessera_hub.proxy.drivers.runrecords import Order, moment
 from tests.proxy.conftest import LeaseMaker
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
@@ -146,6 +146,36 @@ def deleted(rank: int, second: int, **fields: Any) -> dict[str, Any]:
 )
 def test_a_pod_is_not_lost_before_kubernetes_gave_it_up(candidate: dict[str, Any], node: dict[str, Any]) -> None:
     assert as_it_stands(candidate, node, NOW.replace(second=40)) == candidate
+
+
+@pytest.mark.parametrize(
+    ("node", "heard"), [(None, True), (None, False), (ANSWERS, False)], ids=["gone", "gone after a silence", "back since"]
+)
+def test_a_pod_that_was_collected_with_its_node_is_lost_and_not_evicted(
+    record: Record, make_lease: LeaseMaker, node: dict[str, Any] | None, heard: bool
+) -> None:
+    """An eviction would be placed anew, beside what perhaps still goes on."""
+    lease, _source = make_lease("x")
+    collected = deleted(0, 30)
+    collected["status"] |= {
+        "phase": "Failed",
+        "conditions": [
+            {"type": "Ready", "status": str(heard), "lastTransitionTime": at(2 if heard else 20)},
+            {
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "DeletionByPodGC",
+                "message": "PodGC: node no longer exists",
+            },
+        ],
+    }
+    before = {**collected, "metadata": {**collected["metadata"], "deletionTimestamp": None}}
+    for shown in (before, collected):  # it is deleted a moment after it was written that it failed
+        found = Seen(None, as_it_stands(shown, node, NOW.replace(second=40)))
+        run = standing.ended(replace(record, lease=lease), found, NOW.replace(second=40)).run
+        assert (run.phase, run.reason.code if run.reason else "") == ("FAILED", "cluster.lost")
+        last = 20 if not heard else 30 if shown is collected else 40
+        assert run.at == moment(at(last)), "until it was last heard of, where that is known"
 
 
 def test_a_lost_node_ends_its_run_when_it_was_last_heard_of(record: Record, make_lease: LeaseMaker) -> None:

@@ -2,27 +2,21 @@
 
 make_lease, hub, service, ada   as in tests/proxy
 site         function  the session's Slurm as ada's centre
-tell         function  keeps what came of a fault, for the table at the end
+tell         function  keeps what came of a fault, for the table of faults (tests/faults/table.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 
 from tests.proxy.conftest import LeaseMaker, ada, hub, make_lease, service
 from tests.slurm.cluster import SlurmCluster
-from tests.slurm.outcomes import show, tell
+from tests.slurm.outcomes import tell
 from tests.slurm.site import SlurmSite
 
 __all__ = ["LeaseMaker", "ada", "hub", "make_lease", "service", "tell"]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what came of each fault."""
-    show(terminalreporter)
 
 
 @pytest_asyncio.fixture

@@ -20,7 +20,7 @@ from tests.slurm.cluster import SlurmCluster, running
 from tests.slurm.outcomes import Tell
 from tests.slurm.site import SlurmSite
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.faults, pytest.mark.root]
 SAVED_SECONDS = 6.0
 """slurmctld saves within five seconds what has changed."""
 OUTAGE_SECONDS = 1.5

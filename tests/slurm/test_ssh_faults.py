@@ -23,7 +23,7 @@ from tests.slurm.site import SlurmSite
 from tests.slurm.test_ssh import site_of
 
 __all__ = ["login", "ssh_programs"]
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.faults, pytest.mark.root]
 OUTAGE_SECONDS = 2.0
 BOTH = pytest.mark.parametrize("fault", ["cut", "half_open"])
 

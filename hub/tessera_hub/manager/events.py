@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tessera_billing.events import Action, Evidence, MeterEvent
 from tessera_billing.ledger import record
 from tessera_hub.manager.notes import take_note, with_notes
-from tessera_hub.manager.reconcile import store_progress
+from tessera_hub.manager.reconcile import as_claimed, store_progress
 from tessera_hub.schemas.protocol import MeteringAnswer, MeteringRequest, RunEvent, RunReport
 from tessera_hub.schemas.tasks import Phase, TaskKind
 from tessera_hub.store.tables import Cluster, Queue, RunRow, TaskEventRow, TaskRow, Tenant
@@ -40,7 +40,8 @@ async def take_event(session: AsyncSession, cluster_id: int, cluster: str, event
         return "accepted"
     if await session.get(TaskEventRow, event.event_id) is not None:
         return "duplicate"
-    before, phase = Phase(run.phase), await as_ordered(session, run, event.phase)
+    before = Phase(run.phase)
+    phase, why = as_claimed(await as_ordered(session, run, event.phase), event.reason, run.claimed_by)
     if phase is before:
         if event.exit_code is not None and run.exit_code is None:
             run.exit_code = event.exit_code
@@ -53,7 +54,7 @@ async def take_event(session: AsyncSession, cluster_id: int, cluster: str, event
         event.run_id,
         phase,
         actor=f"cluster:{cluster}",
-        reasons=with_notes(run, event.reason) if phase.final else [event.reason] if event.reason else [],
+        reasons=with_notes(run, why) if phase.final else [why] if why else [],
         lease_token=event.lease_token,
         at=event.at,
         event_id=event.event_id,
@@ -62,7 +63,7 @@ async def take_event(session: AsyncSession, cluster_id: int, cluster: str, event
         detail=event.detail,
     )
     if done is not None and phase.final:
-        await after_end(session, event.run_id, code=event.reason.code if event.reason else "")
+        await after_end(session, event.run_id, code=why.code if why else "")
     return "accepted"
 
 

@@ -20,6 +20,7 @@ from tessera_hub.manager.membership import UNSTARTED, Pair
 from tessera_hub.manager.queues import desired_queues
 from tessera_hub.manager.tokens import run_token
 from tessera_hub.schemas.protocol import Cancel, Lease, RunReport, SyncAnswer, SyncRequest
+from tessera_hub.schemas.reasons import MAY_HAVE_BEGUN, Reason
 from tessera_hub.schemas.tasks import Phase, TaskKind, TaskSpec
 from tessera_hub.store.notify import SCHEDULE, note
 from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskRow, Tenant
@@ -76,7 +77,8 @@ async def take_report(session: AsyncSession, context: Context, cluster: Cluster,
 async def _stored(session: AsyncSession, reports: Sequence[RunReport]) -> dict[UUID, Row[Any]]:
     """Return what is stored of the reported runs: a cluster reports all it has at each sync, and most have not changed."""
     query = select(
-        RunRow.id, RunRow.phase, RunRow.lease_token, RunRow.cluster_id, RunRow.progress, RunRow.reasons, TaskRow.kind
+        *(RunRow.id, RunRow.phase, RunRow.lease_token, RunRow.cluster_id, RunRow.progress, RunRow.reasons, RunRow.claimed_by),
+        TaskRow.kind,
     ).join(TaskRow, TaskRow.id == RunRow.task_id)
     found: dict[UUID, Row[Any]] = {}
     for start in range(0, len(reports), PIECE):
@@ -92,23 +94,31 @@ async def _apply_phase(session: AsyncSession, cluster: Cluster, report: RunRepor
     if found.kind == TaskKind.WORKSPACE.value:
         return  # its spawner tells
     before = Phase(found.phase)
-    if report.phase is not before and report.phase in FOLLOWS[before]:
+    phase, why = as_claimed(report.phase, report.reason, found.claimed_by)
+    if phase is not before and phase in FOLLOWS[before]:
         done = await transition(
             session,
             report.run_id,
-            report.phase,
+            phase,
             actor=f"cluster:{cluster.name}",
-            reasons=[report.reason] if report.reason else [],
+            reasons=[why] if why else [],
             lease_token=report.lease_token,
             at=report.at,
             native_id=report.native_id,
         )
-        if done is not None and report.phase.final:
-            await after_end(session, report.run_id, code=report.reason.code if report.reason else "")
+        if done is not None and phase.final:
+            await after_end(session, report.run_id, code=why.code if why else "")
     elif report.phase is before and before in WAITING:
         await _store_reason(session, report, found.reasons or [])
     if report.progress is not None and not before.final:
         await store_progress(session, report)
+
+
+def as_claimed(phase: Phase, why: Reason | None, claimed_by: str | None) -> tuple[Phase, Reason | None]:
+    """Return phase and reason; what is given back and may have begun unseen is, if it was claimed, not begun again."""
+    if phase is Phase.QUEUED and claimed_by is not None and why is not None and why.detail.get(MAY_HAVE_BEGUN) is True:
+        return Phase.FAILED, reason("cluster.lost").model_copy(update={"message": why.message})
+    return phase, why
 
 
 async def _store_reason(session: AsyncSession, report: RunReport, stored: list[dict[str, Any]]) -> None:

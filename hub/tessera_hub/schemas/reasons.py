@@ -11,6 +11,8 @@ from tessera_hub.i18n import mark
 
 from .resources import Strict
 
+MAY_HAVE_BEGUN: Final = "may_have_begun"
+"""Detail of a run that is given back: true where its program may have begun unseen, if the run was claimed."""
 ENDED_OUTSIDE: Final = mark("The run's process was ended from outside.")
 MACHINE_RESTARTED: Final = mark("The machine was restarted.")
 JOB_FORGOTTEN: Final = mark("Slurm does not know the job any more.")

@@ -35,7 +35,7 @@ FOLLOWS: Final[Mapping[Phase, frozenset[Phase]]] = {
     Phase.RESERVED: frozenset({Phase.DISPATCHED, Phase.QUEUED, *_ON_CLUSTER, *_ENDS}),
     Phase.DISPATCHED: frozenset({Phase.QUEUED, *_ON_CLUSTER, *_ENDS}),
     Phase.PENDING: frozenset({Phase.QUEUED, *(_ON_CLUSTER - {Phase.PENDING}), *_ENDS}),
-    Phase.STARTING: frozenset({Phase.PENDING, Phase.RUNNING, Phase.SUSPENDED, Phase.UNKNOWN, *_ENDS}),
+    Phase.STARTING: frozenset({Phase.QUEUED, Phase.PENDING, Phase.RUNNING, Phase.SUSPENDED, Phase.UNKNOWN, *_ENDS}),
     Phase.RUNNING: frozenset({Phase.SUSPENDED, Phase.UNKNOWN, *_ENDS}),
     Phase.SUSPENDED: frozenset({Phase.PENDING, Phase.STARTING, Phase.RUNNING, Phase.UNKNOWN, *_ENDS}),
     Phase.UNKNOWN: frozenset({Phase.DISPATCHED, Phase.PENDING, Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED, *_ENDS}),
@@ -145,6 +145,8 @@ async def transition(
     if to is Phase.QUEUED:
         await release(session, run)
         run.cluster_id = run.lease_token = run.card_class = run.reserved_at = run.expires_at = None
+        # Whoever claimed it had the lease that is gone, and began nothing; the next one claims anew.
+        run.claimed_by = run.claimed_at = None
         session.add(RunChange(run_id=run.id))
     if to.final:
         run.finished_at = max(moment, run.started_at or moment)

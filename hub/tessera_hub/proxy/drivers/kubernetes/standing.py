@@ -14,7 +14,7 @@ from tessera_hub.proxy.drivers.kubernetes.reasons import reason_for
 from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.outcome import EXIT_CODE_LIMIT, ORDERED, STATES, STATUS_CODES, reason_of
 from tessera_hub.proxy.drivers.runrecords import End, moment
-from tessera_hub.schemas.reasons import ENDED_OUTSIDE, Reason
+from tessera_hub.schemas.reasons import ENDED_OUTSIDE, MAY_HAVE_BEGUN, Reason
 from tessera_hub.schemas.tasks import Phase, Progress
 from volcano_client.pending import Cause, causes_of_pod
 
@@ -190,7 +190,8 @@ def unstarted(record: Record, seen: Seen, now: datetime) -> NativeRun:
         return _native(record, seen, Phase.FAILED, at, reason_of("cluster.start_failed", words, detail))
     native, message = str(status.get("reason") or ""), str(status.get("message") or "")
     if native.startswith(_GIVEN_BACK):
-        return _native(record, seen, Phase.QUEUED, at, reason_of("cluster.gave_back", message[:1000], {"reason": native}))
+        detail = {"reason": native} | ({MAY_HAVE_BEGUN: True} if native == NODE_LOST else {})
+        return _native(record, seen, Phase.QUEUED, at, reason_of("cluster.gave_back", message[:1000], detail))
     if seen.pod["metadata"].get("deletionTimestamp"):
         phase, taken = _taken(seen.pod)
         return _native(record, seen, phase, at, taken)

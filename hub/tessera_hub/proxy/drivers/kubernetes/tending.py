@@ -133,7 +133,7 @@ class Tender:
 
     def as_it_stands(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the pod, as one that has failed where its node is lost."""
-        if pod["metadata"].get("deletionTimestamp") is None or self.picture.is_behind:
+        if self.picture.is_behind or (pod["metadata"].get("deletionTimestamp") is None and not lostnodes.is_collected(pod)):
             return pod
         node = self.picture.node(str((pod.get("spec") or {}).get("nodeName")))
         return lostnodes.as_it_stands(pod, node, datetime.now(UTC))

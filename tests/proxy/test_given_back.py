@@ -1,0 +1,54 @@
+"""What a Proxy gives back is placed anew, once; what may have begun unseen is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tessera_hub.schemas.reasons import MAY_HAVE_BEGUN
+from tests.proxy.by_hand import ProxyByHand
+from tests.service import script_spec, upload
+
+GAVE_BACK: dict[str, Any] = {"tier": 5, "code": "cluster.gave_back", "detail": {}, "message": "node here is gone"}
+
+
+@pytest.fixture
+def task_id(proxy: ProxyByHand, ada: httpx.Client) -> str:
+    """A task of ada at a cluster that is there."""
+    proxy.begin()
+    answer = ada.post("/tasks", json=script_spec(*upload(ada, b"print('hello')\n")))
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def claim(proxy: ProxyByHand, lease: dict[str, Any], who: str) -> int:
+    return proxy.run_call(lease, "POST", "claim", json={"lease_token": lease["lease_token"], "who": who}).status_code
+
+
+@pytest.mark.parametrize("phase", ["PENDING", "STARTING"])
+@pytest.mark.parametrize("claimed", [False, True], ids=["unclaimed", "claimed, surely not begun"])
+def test_a_run_that_has_not_begun_is_placed_anew(proxy: ProxyByHand, task_id: str, phase: str, claimed: bool) -> None:
+    first = proxy.lease(task_id)
+    proxy.event(first, phase=phase)
+    if claimed:
+        assert claim(proxy, first, "first pod") == 200
+    # Without a claim nothing has begun, whatever the cluster could see.
+    reason = GAVE_BACK | {"detail": {} if claimed else {MAY_HAVE_BEGUN: True}}
+    assert proxy.event(first, phase="QUEUED", reason=reason) == "accepted"
+    proxy.runs.clear()
+    second = proxy.lease(task_id)
+    assert (second["run_id"], second["attempt"]) == (first["run_id"], 1)
+    assert claim(proxy, first, "first pod") in (401, 403, 409), "the first pod begins nothing any more"
+    assert claim(proxy, second, "second pod") == 200
+
+
+def test_a_claimed_run_that_may_have_begun_unseen_is_lost(proxy: ProxyByHand, ada: httpx.Client, task_id: str) -> None:
+    lease = proxy.lease(task_id)
+    proxy.event(lease, phase="STARTING")
+    assert claim(proxy, lease, "a pod") == 200
+    assert proxy.event(lease, phase="QUEUED", reason=GAVE_BACK | {"detail": {MAY_HAVE_BEGUN: True}}) == "accepted"
+    task = ada.get(f"/tasks/{task_id}").json()
+    assert (task["phase"], task["reasons"][0]["code"], task["attempts"]) == ("FAILED", "cluster.lost", 1)
+    assert "node here is gone" in task["reasons"][0]["message"]
