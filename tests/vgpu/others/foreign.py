@@ -49,13 +49,16 @@ BINDINGS = Program(
     {"too_much": "CUDA_ERROR_OUT_OF_MEMORY", "runtime": "cudaErrorNotSupported"},
     ("total_gib",),
 )
+TINYGRAD = Program("tinygrad", ("tinygrad", "numpy"), ("kernels", "matmul"), {"too_much": "MemoryError"})
+SMALL = (STARTED, BINDINGS, TINYGRAD)
+"""Those that the tests run; their packages are among the tests'."""
 COMPILED = Program("numba_kernel", ("numba-cuda[cu13]",), ("available", "kernel"))
 PYTORCH = Program(
     "pytorch",
     ("torch", "numpy"),
     (
         *("available", "name", "total_gib", "first_allocation", "copies", "kernels", "streams", "events"),
-        *("graph", "training"),
+        *("graph", "training", "compiled"),
     ),
     {
         "too_much": "CUDA out of memory",
@@ -67,11 +70,13 @@ PYTORCH = Program(
 CUPY = Program(
     "cupy", ("cupy-cuda12x",), ("driver_version",), dict.fromkeys(("devices", "array"), "cudaErrorNotSupported"), cudart="inside"
 )
+TAICHI = Program("taichi", ("taichi",), ("backend", "kernel", "copy"))
+WARP = Program("warp", ("warp-lang",), ("devices", "name", "total_gib"), {"array": "Failed to allocate"}, ("total_gib",))
 NVCC = ("nvidia-cuda-nvcc", "nvidia-cuda-runtime", "nvidia-cuda-crt", "nvidia-cuda-cccl", "nvidia-nvvm")
 STEPS = ("devices", "total_gib", "allocation", "fill", "variable", "stream", "kernel", "wait", "graph")
 SHARED = Program("runtime", NVCC, STEPS, {"too_much": "cudaErrorMemoryAllocation"}, ("total_gib",), "shared")
 STATIC = Program("runtime", NVCC, (), dict.fromkeys((*STEPS, "too_much"), "cudaErrorNotSupported"), cudart="static")
-EVERY = (STARTED, COMPILED, BINDINGS, PYTORCH, CUPY, SHARED, STATIC)
+EVERY = (*SMALL, COMPILED, PYTORCH, TAICHI, WARP, CUPY, SHARED, STATIC)
 
 
 def run(command: Sequence[str], *, sliced: bool) -> dict[str, str]:

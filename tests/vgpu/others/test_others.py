@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tessera_vgpu.simulate import VGPU
-from tests.vgpu.others.foreign import BINDINGS, STARTED, Program, differences, run
+from tests.vgpu.others.foreign import SMALL, STARTED, Program, differences, run
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def built() -> None:
 
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("sliced", [False, True], ids=["card", "slice"])
-@pytest.mark.parametrize("program", [STARTED, BINDINGS], ids=lambda program: program.name)
+@pytest.mark.parametrize("program", SMALL, ids=lambda program: program.name)
 def test_a_foreign_program_goes_as_far_as_it_is_said(program: Program, sliced: bool) -> None:
     said = run([sys.executable, str(program.source)], sliced=sliced)
     assert differences(program, said, sliced=sliced) == []

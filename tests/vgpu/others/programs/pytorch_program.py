@@ -34,6 +34,11 @@ def training() -> str:
     return "one step"
 
 
+def compiled() -> tuple[int, ...]:
+    """What Triton makes of it."""
+    return tuple(torch.compile(lambda values: (values * 2 + 1).relu())(torch.ones(100, device="cuda")).shape)
+
+
 def copies() -> int:
     return int(torch.arange(1 << 20).cuda().cpu()[54321])
 
@@ -48,6 +53,7 @@ step("streams", lambda: torch.cuda.Stream().query())
 step("events", events)
 step("graph", graph)
 step("training", training)
+step("compiled", compiled)
 step("too_much", lambda: torch.empty(100 * GIB, dtype=torch.uint8, device="cuda"))
 step("matmul", lambda: (torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda")).shape)
 step("convolution", lambda: torch.nn.functional.conv2d(torch.ones(1, 3, 8, 8).cuda(), torch.ones(4, 3, 3, 3).cuda()).shape)
