@@ -186,6 +186,12 @@ def end_of(record: Record, told: dict[str, Any], **more: Any) -> Any:
     return ended(record, Seen(job("FAILED", startedAt=ms(5), stoppedAt=ms(9), **more), told), AT).run
 
 
+def test_only_a_host_that_is_gone_may_have_begun_a_program_unseen(record: Record) -> None:
+    gone = end_of(record, {}, statusReason="Host EC2 (instance i-1) terminated.")
+    nothing = end_of(record, {}, container={"exitCode": 79}, statusReason="Essential container in task exited")
+    assert (gone.reason.detail, nothing.reason.detail) == ({MAY_HAVE_BEGUN: True}, {})
+
+
 BEGAN: dict[str, Any] = {"phase": "began", "began_at": "2026-11-01T12:00:06+00:00"}
 
 

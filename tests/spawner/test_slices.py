@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,15 @@ import pytest
 from tessera_hub.client import TesseraClient
 from tessera_hub.demo import token_of
 from tessera_spawner.options import WorkspaceOptions
+from tessera_vgpu.simulate import VGPU
 from tests.browser.running import until
 from tests.cluster.machine import NODE, Machine
 from tests.spawner.jupyter import Jupyter
 from tests.spawner.podcentre import PodCentre
 from tests.spawner.workspaces import call, ended, nothing_is_held, started
 from tests.vgpu.agent.site import CARD_MIB, Site
-from tests.vgpu.interposer.conftest import built
 from volcano_client import Transport
 
-__all__ = ["built"]
 pytestmark = [pytest.mark.timeout(280), pytest.mark.root]
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "share-the-cards-of-a-node.md"
 CARDS = "2xA100-80G"
@@ -47,7 +48,9 @@ class Simulated(Site):
 
 
 @pytest.fixture(scope="module")
-def node(cluster: Machine, built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
+def node(cluster: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
+    for part in ("simulator", "interposer"):
+        subprocess.run(["make", "--silent", "-C", str(VGPU / part), f"PYTHON={sys.executable}"], check=True)
     made = Simulated(cluster, tmp_path_factory.mktemp("agent"))
     made.label("A100-80G")
     yield made

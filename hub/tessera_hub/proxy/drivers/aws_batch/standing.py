@@ -27,7 +27,7 @@ from tessera_hub.proxy.drivers.couriers import fact, meter_since, progress_of, t
 from tessera_hub.proxy.drivers.foreign import count_of
 from tessera_hub.proxy.drivers.outcome import EXIT_CODE_LIMIT, ORDERED, STATES, STATUS_CODES, reason_of
 from tessera_hub.proxy.drivers.runrecords import End, moment
-from tessera_hub.schemas.reasons import ENDED_OUTSIDE, Reason
+from tessera_hub.schemas.reasons import ENDED_OUTSIDE, MAY_HAVE_BEGUN, Reason
 from tessera_hub.schemas.tasks import Phase, Progress
 
 
@@ -126,7 +126,9 @@ def _unstarted(record: Record, seen: Seen, now: datetime) -> NativeRun:
         return _native(record, seen, Phase.FAILED, at, reason_of("cluster.lost", "AWS knows nothing of its job"))
     if lost_its_host(job) or job.exit_code == NOTHING_BEGUN:
         words = job.status_reason if lost_its_host(job) else "its container could not fetch the courier"
-        return _native(record, seen, Phase.QUEUED, at, reason_of("cluster.gave_back", words[:1000]))
+        # A host may be gone between the claim and the first word of the program.
+        detail = {MAY_HAVE_BEGUN: True} if lost_its_host(job) else {}
+        return _native(record, seen, Phase.QUEUED, at, reason_of("cluster.gave_back", words[:1000], detail))
     if seen.told.get("stopped") is True or was_ended_by_somebody(job):
         return _native(record, seen, Phase.FAILED, at, reason_of("cluster.cancelled", job.status_reason[:1000]))
     return _native(record, seen, Phase.FAILED, at, start_failure(job))
