@@ -24,6 +24,7 @@ from tessera_hub.proxy.drivers.aws_batch.store import Store
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.couriers import stored_lease
 from tessera_hub.proxy.drivers.runrecords import Order
+from tessera_hub.schemas.reasons import MAY_HAVE_BEGUN
 from tests.aws.account import credentials
 from tests.proxy.conftest import LeaseMaker
 
