@@ -225,6 +225,8 @@ void launch_leave(struct launch *launch, CUresult result)
     struct work *work = launch->work;
     if (launch->measured) {
         pthread_mutex_lock(&lane->lock);
+        if (launch->waits)
+            launch->fence.before_ns = 0; /* the call's time is the work's */
         fence_after(lane, work, &launch->fence, launch->per_thread);
         pthread_mutex_unlock(&lane->lock);
         return;

@@ -27,6 +27,7 @@ struct fence {
 struct launch {
     CUstream stream;
     bool per_thread, guessed, measured; /* guessed: nothing is known of the function; measured: between marks of its own */
+    bool waits; /* the call returns when the work is done */
     uint64_t key, cost;
     struct lane *lane;
     struct work *work;
@@ -82,5 +83,19 @@ void fences_forget(struct lane *lane, CUcontext context);
 bool launch_enter(struct launch *launch, const void *function, uint64_t blocks); /* may wait; false: it is not counted */
 void launch_leave(struct launch *launch, CUresult result);
 void lane_charge(struct lane *lane, uint64_t now, int64_t device_ns);
+
+/* The end of a function that puts work on the card by `call`; `stream` and `per_thread` say where. */
+#define COUNTED(function, blocks, call) COUNTED_AND(false, function, blocks, call)
+#define COUNTED_AND(waits_for_it, function, blocks, call)           \
+    do {                                                            \
+        struct launch launch;                                       \
+        launch.stream = stream, launch.per_thread = per_thread;     \
+        launch.waits = waits_for_it;                                \
+        if (!launch_enter(&launch, (const void *)(function), (blocks))) \
+            return (call);                                          \
+        CUresult result = (call);                                   \
+        launch_leave(&launch, result);                              \
+        return result;                                              \
+    } while (0)
 
 #endif

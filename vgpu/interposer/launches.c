@@ -1,16 +1,5 @@
-/* The calls that put work on a card. Each asks its lane first. */
+/* The calls that launch kernels and graphs. Each asks its lane first. */
 #include "lanes.h"
-
-#define COUNTED(function, blocks, call)                             \
-    do {                                                            \
-        struct launch launch;                                       \
-        launch.stream = stream, launch.per_thread = per_thread;     \
-        if (!launch_enter(&launch, (const void *)(function), (blocks))) \
-            return (call);                                          \
-        CUresult result = (call);                                   \
-        launch_leave(&launch, result);                              \
-        return result;                                              \
-    } while (0)
 
 static inline uint64_t product(unsigned x, unsigned y, unsigned z)
 {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,10 @@ class Node:
         return self.start_program(name, "load", mode, ns, seconds * DILATION)
 
     def start_program(self, name: str, *command: object) -> subprocess.Popen[str]:
-        """Start a program of a container, and return it when it has said "ready"."""
+        """Start a compiled program of a container, and return it when it has said "ready"."""
+        return self.start_command(name, [str(self.programs[str(command[0])]), *map(str, command[1:])])
+
+    def start_command(self, name: str, command: Sequence[str]) -> subprocess.Popen[str]:
         trial = {
             "LD_PRELOAD": str(LIBRARY),
             "TESSERA_TRIAL_PAGES": str(self.folder / name),
@@ -74,7 +78,7 @@ class Node:
             "TESSERA_TRIAL_DILATION_PPM": str(DILATION * 1_000_000),
         }
         process = subprocess.Popen(
-            [str(self.programs[str(command[0])]), *map(str, command[1:])],
+            command,
             env=self.machine.environment() | trial,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -271,6 +275,50 @@ def test_a_hostile_page_does_not_hold_its_neighbour_up(node: Node, harm: Callabl
     node.go()
     assert node.shares(seconds=1)["a"] > 70
     assert mine.poll() is None
+
+
+MOVES = """
+import ctypes, sys, time
+cuda, context, to, other = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_uint64()
+size, count, device = int(sys.argv[2]), ctypes.c_int(), ctypes.c_int(0)
+assert cuda.cuInit(0) == cuda.cuCtxCreate_v2(ctypes.byref(context), 0, device) == 0
+assert cuda.cuMemAlloc_v2(ctypes.byref(to), ctypes.c_size_t(size)) == 0
+assert cuda.cuMemAlloc_v2(ctypes.byref(other), ctypes.c_size_t(size)) == 0
+host = ctypes.create_string_buffer(size)
+calls = {
+    "fill": lambda: cuda.cuMemsetD32_v2(to, 7, ctypes.c_size_t(size // 4)),
+    "fill of a stream": lambda: cuda.cuMemsetD8Async_ptsz(to, 7, ctypes.c_size_t(size), None),
+    "copy": lambda: cuda.cuMemcpyDtoDAsync_v2(other, to, ctypes.c_size_t(size), None),
+    "from the host": lambda: cuda.cuMemcpyHtoD_v2(to, host, ctypes.c_size_t(size)),
+}
+for _again in range(10):
+    assert calls[sys.argv[1]]() == 0
+assert cuda.cuCtxSynchronize() == 0
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "mib", "counts"),
+    [
+        ("fill", 8, True),
+        ("fill of a stream", 8, True),
+        ("copy", 8, True),
+        ("from the host", 8, False),
+        ("fill", 0.5, False),
+    ],
+)
+def test_large_fills_and_copies_within_the_card_are_device_time(node: Node, call: str, mib: float, counts: bool) -> None:
+    """What engines of their own do, and what is small, takes no time from others."""
+    node.add(a=Container(50))
+    began = time.monotonic_ns()
+    node.start_command("a", [sys.executable, "-c", MOVES, call, str(int(mib * (1 << 20)))])
+    passed_ns = (time.monotonic_ns() - began) // DILATION
+    booked = read_usage(node.folder / "a" / "usage", 1).totals[0].device_time_ns
+    # The simulated driver moves the bytes in the program's own time, so it may be more than a card's.
+    least = 10 * 8 / 1.7e6 * (1 << 20) * 1000
+    assert least / 2 < booked < passed_ns if counts else booked == 0
 
 
 @pytest.mark.parametrize(

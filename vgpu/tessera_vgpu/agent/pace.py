@@ -20,7 +20,7 @@ WINDOW_NS: Final = 3_000_000_000
 BEFORE_NS: Final = 1_500_000_000
 """How far back a sample that is read now may reach."""
 TOLERANCE: Final = 0.25
-"""Of the card's time. Copies and fills are not booked, and costs of launches are estimates."""
+"""Of the card's time. Not all copies are booked, and costs of launches are estimates."""
 _HUNDRED: Final = 100
 
 

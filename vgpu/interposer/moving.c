@@ -1,0 +1,47 @@
+/* Large fills, and copies within a card: the multiprocessors do them, so they are device time as kernels are. Copies from and to the host
+   are done by engines of their own, and keep no kernel waiting. Small ones are over before anybody could be asked. */
+#include "lanes.h"
+
+#define LEAST (UINT64_C(1) << 20) /* bytes */
+#define UNIT (UINT64_C(1) << 16)  /* costs are learnt by so many */
+
+#define MOVED(symbol, where, waits, parameters, kind, bytes, arguments)                 \
+    EXPORTED CUresult symbol parameters                                                 \
+    {                                                                                   \
+        where;                                                                          \
+        if ((uint64_t)(bytes) < LEAST)                                                  \
+            return driver()->symbol arguments;                                          \
+        COUNTED_AND(waits, kind, (uint64_t)(bytes) / UNIT, driver()->symbol arguments); \
+    }
+#define NOW(symbol, parameters, kind, bytes, arguments)                                                                    \
+    MOVED(symbol, CUstream stream = NULL; const bool per_thread = false, true, parameters, kind, bytes, arguments)         \
+    MOVED(symbol##_ptds, CUstream stream = NULL; const bool per_thread = true, true, parameters, kind, bytes, arguments)
+#define LATER(symbol, parameters, kind, bytes, arguments)                                              \
+    MOVED(symbol, const bool per_thread = false, false, parameters, kind, bytes, arguments)            \
+    MOVED(symbol##_ptsz, const bool per_thread = true, false, parameters, kind, bytes, arguments)
+
+static const char fills[5], copies[1]; /* their addresses stand for functions */
+
+NOW(cuMemsetD8_v2, (CUdeviceptr to, unsigned char value, size_t count), &fills[1], count * 1, (to, value, count))
+NOW(cuMemsetD2D8_v2, (CUdeviceptr to, size_t pitch, unsigned char value, size_t width, size_t height), &fills[1], width * height * 1,
+    (to, pitch, value, width, height))
+LATER(cuMemsetD8Async, (CUdeviceptr to, unsigned char value, size_t count, CUstream stream), &fills[1], count * 1,
+      (to, value, count, stream))
+LATER(cuMemsetD2D8Async, (CUdeviceptr to, size_t pitch, unsigned char value, size_t width, size_t height, CUstream stream), &fills[1],
+      width * height * 1, (to, pitch, value, width, height, stream))
+NOW(cuMemsetD16_v2, (CUdeviceptr to, unsigned short value, size_t count), &fills[2], count * 2, (to, value, count))
+NOW(cuMemsetD2D16_v2, (CUdeviceptr to, size_t pitch, unsigned short value, size_t width, size_t height), &fills[2], width * height * 2,
+    (to, pitch, value, width, height))
+LATER(cuMemsetD16Async, (CUdeviceptr to, unsigned short value, size_t count, CUstream stream), &fills[2], count * 2,
+      (to, value, count, stream))
+LATER(cuMemsetD2D16Async, (CUdeviceptr to, size_t pitch, unsigned short value, size_t width, size_t height, CUstream stream), &fills[2],
+      width * height * 2, (to, pitch, value, width, height, stream))
+NOW(cuMemsetD32_v2, (CUdeviceptr to, unsigned int value, size_t count), &fills[4], count * 4, (to, value, count))
+NOW(cuMemsetD2D32_v2, (CUdeviceptr to, size_t pitch, unsigned int value, size_t width, size_t height), &fills[4], width * height * 4,
+    (to, pitch, value, width, height))
+LATER(cuMemsetD32Async, (CUdeviceptr to, unsigned int value, size_t count, CUstream stream), &fills[4], count * 4,
+      (to, value, count, stream))
+LATER(cuMemsetD2D32Async, (CUdeviceptr to, size_t pitch, unsigned int value, size_t width, size_t height, CUstream stream), &fills[4],
+      width * height * 4, (to, pitch, value, width, height, stream))
+NOW(cuMemcpyDtoD_v2, (CUdeviceptr to, CUdeviceptr from, size_t count), copies, count, (to, from, count))
+LATER(cuMemcpyDtoDAsync_v2, (CUdeviceptr to, CUdeviceptr from, size_t count, CUstream stream), copies, count, (to, from, count, stream))
