@@ -11,6 +11,8 @@ ARGS ?=
 ONLY ?=
 JSON ?=
 CSV ?=
+PAIRS ?= 1000
+EFFORT ?= 80
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # As root prefer Debian's Python: people's own user ids must be able to run it, which one below /root forbids.
@@ -25,7 +27,7 @@ LAB_SOURCES := $(shell find extensions/labextension extensions/jupyter-config -n
 SIMULATOR_SOURCES := $(shell find vgpu/simulator -name '*.[ch]' -o -name '*.map' -o -name Makefile)
 INTERPOSER_SOURCES := $(shell find vgpu/interposer -name '*.[ch]' -o -name Makefile)
 
-.PHONY: run demo test cluster cluster-down bench foreign simulator interposer lint docs clean help setup setup-test
+.PHONY: run demo test soak cluster cluster-down bench foreign simulator interposer lint docs clean help setup setup-test
 .DEFAULT_GOAL := help
 
 run: setup ## Start Tessera on this machine (PORT=8000 DATA=.run ARGS='--simulate-cards 2xA100-80G')
@@ -36,6 +38,11 @@ demo: setup ## Go through the whole tour without a browser and print what happen
 
 test: setup-test ## Run the tests (as root, or ONLY=unprivileged; ONLY=group: tenancy conformance faults browser billing, or a folder below tests/)
 	@tests/run.sh $(ONLY)
+
+soak: setup-test ## Test slices of cards for hours: torture, fuzz, sanitizers, pods that start at once (as root; PAIRS=1000 EFFORT=80)
+	@TESSERA_TEST_EFFORT=$(EFFORT) $(BIN)/python -m pytest -s -o timeout=0 tests/vgpu/interposer/test_sanitizers.py tests/vgpu/interposer/test_fuzz.py \
+		tests/vgpu/interposer/test_hostile.py tests/vgpu/interposer/test_books.py tests/vgpu/agent/test_hostile.py tests/vgpu/agent/test_fuzz.py
+	@TESSERA_TEST_PAIRS=$(PAIRS) $(BIN)/python -m pytest -s -o timeout=0 tests/vgpu/test_kubelet.py -k same_second
 
 cluster: setup-test ## Bring up a real Kubernetes on this machine, as root (.cluster/kubeconfig)
 	@$(BIN)/python -m tests.cluster up

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,8 +23,8 @@ from tessera_vgpu.cards import new_card
 from tessera_vgpu.catalogue import load
 from tessera_vgpu.choosing import Request
 from tessera_vgpu.slots import SlotStore
+from tests.vgpu.interposer.conftest import EFFORT
 
-EFFORT = int(os.environ.get("TESSERA_TEST_EFFORT", "1"))
 CARDS = [new_card("GPU-a", "A100-80G", 60_000, load().cards["A100-80G"].continuous)]
 SECONDS = 30
 many = settings(

@@ -28,7 +28,7 @@ from tessera_vgpu.choosing import Request
 from tessera_vgpu.layout import USAGE_MAGIC, VERSION, UsagePageBytes
 from tessera_vgpu.slots import SlotStore
 from tests.vgpu.agent.conftest import MIB, Node, eventually
-from tests.vgpu.interposer.conftest import answer
+from tests.vgpu.interposer.conftest import EFFORT, answer
 
 SIZE = ctypes.sizeof(UsagePageBytes)
 CARDS = [new_card(f"GPU-{name}", "A100-80G", 60_000, load().cards["A100-80G"].continuous) for name in "ab"]
@@ -99,7 +99,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     made.store.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=150 * EFFORT, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(pages, min_size=1, max_size=3))
 def test_no_bytes_harm_the_agent_or_anybody_else(two: Two, written: list[bytes]) -> None:
     begin, before = time.monotonic(), two.scrape()
@@ -129,7 +129,7 @@ def test_a_running_agent_goes_on_whatever_is_written(node: Node) -> None:
     path = hostile.folder / "usage"
     chance = random.Random(7)
     begin = time.monotonic()
-    while time.monotonic() < begin + 5:
+    while time.monotonic() < begin + 5 * EFFORT:
         way = chance.randrange(4)
         if way == 0:
             os.truncate(path, chance.choice([0, 1, 64, SIZE - 1, SIZE, 1 << 40]))

@@ -6,6 +6,7 @@ slice_      function  one of 256 MiB of one card, with contexts of 64 MiB
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from tests.vgpu.simulator.conftest import compiler, headers
 BUILD = VGPU / "build" / "interposer"
 PROGRAMS = Path(__file__).parent / "programs"
 SECONDS = 100
+EFFORT = int(os.environ.get("TESSERA_TEST_EFFORT", "1"))
+"""How many times as much as in CI is tried where chance decides what; `make soak` sets more."""
 MIB = 1 << 20
 CONTEXT = 64 * MIB
 

@@ -9,7 +9,6 @@ ThreadSanitizer sees are the threads of one process; between processes, which sh
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from tests.vgpu.simulator.conftest import compiler, headers
 KINDS: Final = {"address": ("address,undefined", "libasan.so"), "thread": ("thread", "libtsan.so")}
 """Kind → what the compiler calls it, and its runtime."""
 SUPPRESSED: Final = "leak:libcuda.so\n"
-EFFORT: Final = int(os.environ.get("TESSERA_TEST_EFFORT", "1"))
-"""How many times as much as in CI; a soak sets more."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 
 from tessera_vgpu.layout import UsagePageBytes
 from tessera_vgpu.simulate import read_cards
-from tests.vgpu.interposer.conftest import MIB, Slice, answer
+from tests.vgpu.interposer.conftest import EFFORT, MIB, Slice, answer
 
 CONTEXT_OF_CARD = read_cards()["A100-80G"].context_mib * MIB
 
@@ -68,7 +68,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[int]:
 def test_eight_greedy_processes_are_never_over_the_limit(make_slice: Callable[..., Slice]) -> None:
     slice_ = make_slice(512)
     watch = Watch(slice_, 512)
-    processes = [slice_.start("torture", seed, 2, 1500, 256, 1) for seed in range(8)]
+    processes = [slice_.start("torture", seed, 2, 1500 * EFFORT, 256, 1) for seed in range(8)]
     watch.start()
     refused = finish(processes)
     watch.stop()
@@ -79,7 +79,7 @@ def test_eight_greedy_processes_are_never_over_the_limit(make_slice: Callable[..
 def test_what_fits_is_never_refused(make_slice: Callable[..., Slice]) -> None:
     """Eight processes that together want no more than the slice: a refusal ends them with an error."""
     slice_ = make_slice(512)
-    processes = [slice_.start("torture", seed, 2, 1500, 64, 0) for seed in range(8)]
+    processes = [slice_.start("torture", seed, 2, 1500 * EFFORT, 64, 0) for seed in range(8)]
     assert finish(processes) == [0] * 8
 
 
@@ -91,13 +91,13 @@ def test_books_are_the_cards_truth_after_torture(make_slice: Callable[..., Slice
     slice_ = make_slice(512)
     watch = Watch(slice_, 512)
     watch.start()
-    for _round in range(6):
+    for _round in range(6 * EFFORT):
         endless = [slice_.start("torture", chance.getrandbits(16), 2, 0, 200, 1) for _place in range(3)]
         time.sleep(chance.random() / 3)
         for process in endless:
             process.kill()
             process.wait()
-    lasting = [slice_.start("torture", chance.getrandbits(16), 2, 1000, 300, 1) for _place in range(4)]
+    lasting = [slice_.start("torture", chance.getrandbits(16), 2, 1000 * EFFORT, 300, 1) for _place in range(4)]
     finish(lasting)
     watch.stop()
     usage, (_total, truth) = slice_.usage(), used_of_card(slice_)

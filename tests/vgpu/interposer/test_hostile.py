@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tessera_vgpu.layout import USAGE_MAGIC, VERSION, LimitsPageBytes, UsagePageBytes
-from tests.vgpu.interposer.conftest import Slice, answer
+from tests.vgpu.interposer.conftest import EFFORT, Slice, answer
 
 
 def rewrite(path: Path, content: bytes) -> None:
@@ -82,7 +82,7 @@ def test_random_limits_crash_nothing(slice_: Slice) -> None:
     sys.stdout.write(f"seed {seed}\n")
     chance = random.Random(seed)
     path, size = slice_.pages / "limits", ctypes.sizeof(LimitsPageBytes)
-    for _try in range(5):
+    for _try in range(5 * EFFORT):
         rewrite(path, chance.randbytes(size))
         slice_.run("worker", "refused")
 
@@ -146,7 +146,7 @@ def test_rubbish_in_the_usage_page_crashes_nothing(slice_: Slice) -> None:
     chance = random.Random(seed)
     size = ctypes.sizeof(UsagePageBytes)
     workers = [slice_.start("torture", place, 2, 0, 200, 1) for place in range(3)]
-    until = time.monotonic() + 4
+    until = time.monotonic() + 4 * EFFORT
     with (slice_.pages / "usage").open("r+b", buffering=0) as file:
         while time.monotonic() < until:
             # Mostly where processes look: the header, the sums, and the first slots.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.vgpu.interposer.conftest import Slice, answer
-from tests.vgpu.interposer.sanitized import EFFORT, KINDS, Build, Sanitized, build
+from tests.vgpu.interposer.conftest import EFFORT, Slice, answer
+from tests.vgpu.interposer.sanitized import KINDS, Build, Sanitized, build
 
 MODES = {"async": 200_000, "sync": 200_000, "graph": 50_000, "cooperative": 200_000, "extended": 200_000, "capture": 200_000}
 FAMILIES = (
@@ -64,7 +64,7 @@ def start(container: Slice, *command: object) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str]) -> str:
     """Let a program that waits for lines go to its end, and return the last line; it must end well."""
-    output, errors = process.communicate("go\ngo\n", timeout=250)
+    output, errors = process.communicate("go\ngo\n", timeout=250 + 10 * EFFORT)
     assert process.returncode == 0, (process.args, process.returncode, output, errors)
     return output.splitlines()[-1]
 
