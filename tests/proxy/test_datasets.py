@@ -11,8 +11,12 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
 
 from tessera_hub.client import TesseraClient, TesseraError
+from tessera_hub.installation import Installation
+from tessera_hub.processes import proxy_command
+from tessera_hub.proxy.command import command
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.datasets import ClaimDataset, FolderDataset, read_local
 from tessera_hub.proxy.errors import ProxyError
@@ -238,3 +242,15 @@ def test_from_the_operators_file_to_a_tenants_task_and_no_other_s(
                 eve.submit(tmp_path / "read.py", datasets=["open", name])
             assert error.value.code == "dataset.unknown"
             assert "digits" not in str(error.value).replace(f"data set {name}", "")
+
+
+def test_an_installation_s_own_file_reaches_its_proxy_and_its_check_names_what_is_in_it(tmp_path: Path, data: Path) -> None:
+    here = Installation(tmp_path, "ada", single_person=True)
+    assert "--settings" not in proxy_command(here)
+    (tmp_path / "datasets.toml").write_text(f'[datasets.digits]\npath = "{data / "v1"}"\ntenants = ["red", "blue"]\n')
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "token").write_text("unused")
+    words = proxy_command(here)
+    done = CliRunner().invoke(command, [*words[words.index("proxy") + 1 :], "--check"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "Data set digits, for red, blue" in done.output

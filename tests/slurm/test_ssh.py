@@ -13,6 +13,7 @@ import pytest
 
 from tests.proxy.conformance import OBEDIENT, SLEEPER, notebook
 from tests.proxy.conftest import LeaseMaker
+from tests.proxy.escapes import Escapes
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.login import LoginNode, login, ssh_programs
 from tests.slurm.site import SlurmSite
@@ -77,6 +78,16 @@ async def test_a_notebook_runs_behind_ssh(slurm: SlurmCluster, login: LoginNode,
         await driver.forget(lease.run_id)
         assert not there.exists()
         assert await driver.list_runs() == []
+
+
+async def test_texts_and_names_behind_ssh_are_what_they_were(
+    slurm: SlurmCluster, login: LoginNode, make_lease: LeaseMaker
+) -> None:
+    """There and back they go through archives and frames, which a place that shares its files has not."""
+    async with site_of(slurm, login) as site:
+        for index in (1, 3):
+            await Escapes().test_every_text_arrives_as_it_was_written(site, make_lease, index)
+        await Escapes().test_names_of_results_come_back_as_they_are_or_are_told_as_left_out(site, make_lease)
 
 
 async def test_logs_grow_while_a_run_goes_on_and_cancel_gives_grace(

@@ -132,6 +132,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/services/tessera/api/v1/datasets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["list_datasets_services_tessera_api_v1_datasets_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/services/tessera/api/v1/environments": {
         parameters: {
             query?: never;
@@ -1067,6 +1083,25 @@ export interface components {
              */
             start: string;
         };
+        /** Dataset */
+        Dataset: {
+            /**
+             * Description
+             * @default
+             */
+            description: string;
+            /** Tenants */
+            tenants?: string[] | null;
+        };
+        /** DatasetView */
+        DatasetView: {
+            /** Clusters */
+            clusters: string[];
+            /** Description */
+            description: string;
+            /** Name */
+            name: string;
+        };
         /** DesiredQueue */
         DesiredQueue: {
             /** Deserved */
@@ -1204,6 +1239,10 @@ export interface components {
         };
         /** Inventory */
         Inventory: {
+            /** Datasets */
+            datasets?: {
+                [key: string]: components["schemas"]["Dataset"];
+            };
             /** Environments */
             environments?: {
                 [key: string]: {
@@ -2125,6 +2164,8 @@ export interface components {
         TaskDraft: {
             /** Clusters */
             clusters?: string[] | null;
+            /** Datasets */
+            datasets?: string[];
             /** Entry */
             entry?: string | null;
             /**
@@ -2230,6 +2271,8 @@ export interface components {
         TaskSpec: {
             /** Clusters */
             clusters?: string[] | null;
+            /** Datasets */
+            datasets?: string[];
             /** Entry */
             entry?: string | null;
             /**
@@ -2398,7 +2441,7 @@ export interface components {
             at: string;
             /** Detail */
             detail?: {
-                [key: string]: unknown;
+                [key: string]: components["schemas"]["JsonValue"];
             };
             /** Lease Token */
             lease_token: string;
@@ -2857,6 +2900,26 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    list_datasets_services_tessera_api_v1_datasets_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DatasetView"][];
                 };
             };
         };

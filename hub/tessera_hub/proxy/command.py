@@ -172,6 +172,9 @@ async def _check(driver: Driver) -> None:
         click.echo(_("Driver {name}: {capabilities}", name=driver.name, capabilities=", ".join(sorted(driver.capabilities))))
         for name, detail in sorted(inventory.environments.items()):
             click.echo(_("Environment {name}: {kind}", name=name, kind=str(detail.get("kind", ""))))
+        for name, dataset in sorted(inventory.datasets.items()):
+            who = _("everybody") if dataset.tenants is None else ", ".join(dataset.tenants)
+            click.echo(_("Data set {name}, for {who}", name=name, who=who))
         for pool in inventory.pools:
             amounts = ", ".join(f"{dimension} {pool.free[dimension]}/{total}" for dimension, total in pool.total.items())
             click.echo(_("Pool {name}, free/total: {amounts}", name=pool.name, amounts=amounts))

@@ -52,6 +52,15 @@ def safe_relative_path(path: str) -> str:
     return path
 
 
+def is_safe(path: str) -> bool:
+    """Whether :func:`safe_relative_path` takes it."""
+    try:
+        safe_relative_path(path)
+    except ValueError:
+        return False
+    return True
+
+
 def check_variables(values: Mapping[str, str]) -> None:
     """See whether a program can be given these variables.
 

@@ -11,7 +11,7 @@ from tessera_hub.proxy.drivers.base import OutputPath, Results
 from tessera_hub.proxy.drivers.foreign import count_of, read_foreign
 from tessera_hub.proxy.drivers.outcome import reason_of
 from tessera_hub.proxy.drivers.rundirectory import RunDirectory
-from tessera_hub.schemas.bounds import safe_relative_path
+from tessera_hub.schemas.bounds import is_safe
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.tasks import Progress, TaskKind
 
@@ -127,9 +127,7 @@ def _files(run: RunDirectory, top: Path, left_out: list[str]) -> Iterator[tuple[
                 continue
             status = os.fstat(descriptor)
             os.close(descriptor)
-            try:
-                safe_relative_path(path).encode()
-            except ValueError:  # a name that no other machine could take
+            if not is_safe(path):  # a name that no other machine could take
                 left_out.append(path.encode(errors="replace").decode(errors="replace"))
                 continue
             yield path, OutputPath(path, file, status.st_size, status.st_mode & 0o777, file_uid)

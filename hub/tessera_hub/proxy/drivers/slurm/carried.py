@@ -21,7 +21,7 @@ from tessera_hub.proxy.drivers.slurm.accounts import UnixAccount
 from tessera_hub.proxy.drivers.slurm.files import Files, build_programs
 from tessera_hub.proxy.drivers.slurm.submission import Place
 from tessera_hub.proxy.drivers.slurm.transport import Answer, Transport, TransportError
-from tessera_hub.schemas.bounds import safe_relative_path
+from tessera_hub.schemas.bounds import is_safe
 
 CARRIER: Final = Path(__file__).with_name("carrier.py")
 SEEN: Final = "carried.json"
@@ -104,6 +104,16 @@ class CarriedFiles(Files):
         await asyncio.to_thread(run.remove)
 
 
+def not_taken(run: RunDirectory) -> list[str]:
+    """Return the names of results that no other machine could take, and so were not carried; none where files are shared."""
+    found = []
+    for path in (run.read(SEEN) or {}).get("files", {}):
+        top, _slash, name = str(path).partition("/")
+        if top in ("output", "work") and not is_safe(path):
+            found.append(name.encode(errors="replace").decode())
+    return found
+
+
 def _account(run: RunDirectory) -> str | None:
     found = (run.read("launch.json") or {}).get("account")
     return None if found is None else str(found)
@@ -153,8 +163,11 @@ def _take_in(run: RunDirectory, output: bytes, seen: dict[str, list[int]]) -> bo
     frames = _frames(output)
     for head, data in frames[:-1]:
         try:
-            path, offset, mtime = safe_relative_path(str(head["path"])), int(head["offset"]), int(head["mtime"])
-        except (KeyError, ValueError):  # a name that no other machine could take
+            path, offset, mtime = str(head["path"]), int(head["offset"]), int(head["mtime"])
+        except (KeyError, ValueError):
+            continue
+        if not is_safe(path):  # a name that no other machine could take; it is told as left out, and not asked for again
+            seen[path] = [mtime, offset + len(data)]
             continue
         try:
             _write(run.run / path, offset, data, int(head.get("mode", 0o600)), mtime)

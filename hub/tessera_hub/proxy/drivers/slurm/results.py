@@ -10,13 +10,16 @@ from tessera_hub.proxy.drivers.base import OutputPath, Results, Usage
 from tessera_hub.proxy.drivers.outcome import time_of
 from tessera_hub.proxy.drivers.results import collect_results
 from tessera_hub.proxy.drivers.rundirectory import RunDirectory
+from tessera_hub.proxy.drivers.slurm.carried import not_taken
 from tessera_hub.proxy.drivers.slurm.records import record
+from tessera_hub.schemas.bounds import is_safe
 
 
 def collect(run: RunDirectory) -> Results:
     """Return files, checkpoint and notes of the first part, and of the others ``logs/part-<n>.log`` and ``parts/<n>/…``."""
     found = collect_results(run)
     parts: list[OutputPath] = []
+    left_out = [*found.left_out, *not_taken(run)]
     owner = run.file_uid()
     for rank in range(1, run.lease.spec.roles[0].replicas):
         own = run.run / "ranks" / str(rank)
@@ -25,13 +28,17 @@ def collect(run: RunDirectory) -> Results:
         if output.is_dir() and not output.is_symlink():
             names += [(output / name, f"parts/{rank}/{name}") for name in sorted(os.listdir(output))]  # noqa: PTH208
         for path, name in names:
+            if not is_safe(name):
+                left_out.append(name.encode(errors="replace").decode())
+                continue
             descriptor = run.open_owned(path, owner)
             if descriptor is not None:
                 status = os.fstat(descriptor)
                 os.close(descriptor)
                 parts.append(OutputPath(name, path, status.st_size, status.st_mode & 0o777, owner))
     taken = {output.path for output in found.outputs}
-    return replace(found, outputs=(*found.outputs, *(part for part in parts if part.path not in taken)))
+    outputs = (*found.outputs, *(part for part in parts if part.path not in taken))
+    return replace(found, outputs=outputs, left_out=tuple(left_out))
 
 
 def usage_of(run: RunDirectory, before: tuple[float, int]) -> tuple[Usage | None, tuple[float, int]]:
