@@ -27,7 +27,10 @@ _TIME_TOLERANCE_CENTI: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class SliceCard:
-    """A container's part of one card: compute in hundredths of the card, times in seconds of all its programs so far."""
+    """A container's part of one card: compute in hundredths of the card, times in seconds of all its programs so far.
+
+    ``device_time_s`` their work took, ``waiting_s`` it waited for others, ``throttled_s`` for the container's own limit.
+    """
 
     uuid: str
     memory_limit_bytes: int
@@ -35,6 +38,7 @@ class SliceCard:
     compute_request_centi: int
     compute_limit_centi: int
     device_time_s: float
+    waiting_s: float
     throttled_s: float
 
 
@@ -127,6 +131,7 @@ def slice(folder: Path | None = None) -> Slice:  # noqa: A001 - the word of the 
             card.compute_request_centi,
             card.compute_limit_centi,
             usage.totals[index].device_time_ns / 1e9,
+            usage.totals[index].waiting_ns / 1e9,
             usage.totals[index].throttled_ns / 1e9,
         )
         for index, card in enumerate(limits.cards)
