@@ -124,7 +124,7 @@ def test_etcd_is_slow_while_runs_are_submitted_run_and_cancelled(
             trial.hold(SECONDS)
             trial.cancel(unwanted)
             trial.submit(1)
-            trial.hold(2 * SECONDS)
+            trial.hold(SECONDS)
         ends = trial.finish()
         tell(request, trial, "etcd held up again and again", "kubernetes", ends)
         said = trial.said()

@@ -11,6 +11,20 @@ from tests.faults.table import Row, note
 
 Tell = Callable[[NativeRun, int, int], None]
 """Takes the run's end, how often user code began, and how many jobs it had."""
+HOW = {
+    "SIGKILL": "slurmctld killed",
+    "SIGTERM": "slurmctld stopped",
+    "cut": "SSH cut",
+    "half open": "SSH half-open",
+}
+"""Parameter of a test → what it does."""
+
+
+def fault_of(test: str) -> str:
+    """Return what a test breaks, and when, in words."""
+    name, _bracket, parameter = test.removeprefix("test_").replace("_", " ").rstrip("]").partition("[")
+    when, _hyphen, how = parameter.rpartition("-")
+    return ", ".join(filter(None, (HOW.get(how, how), name, when)))
 
 
 @pytest.fixture
@@ -19,7 +33,6 @@ def tell(request: pytest.FixtureRequest) -> Tell:
 
     def keep(run: NativeRun, began: int, jobs: int) -> None:
         words = run.phase.value if run.reason is None else f"{run.phase.value} ({run.reason.code})"
-        fault = request.node.name.removeprefix("test_").replace("_", " ")
-        note(request, Row("slurm", f"{fault}; jobs: {jobs}", 1, f"1 {words}", began, max(began - 1, 0), None))
+        note(request, Row("slurm", fault_of(request.node.name), 1, f"1 {words}; jobs: {jobs}", began, max(began - 1, 0), None))
 
     return keep
