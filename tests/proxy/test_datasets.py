@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -213,6 +216,11 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path, text: str, words: str
         read_local(tmp_path / "local.toml")
 
 
+def terminal(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tessera_hub.cli", *words]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
 def test_from_the_operators_file_to_a_tenants_task_and_no_other_s(
     hub: HubDouble, service: ServiceProcess, machine: LocalProxy, data: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +245,14 @@ def test_from_the_operators_file_to_a_tenants_task_and_no_other_s(
         task = fay.submit(tmp_path / "read.py", datasets=["digits", "open"], memory="256MiB")
         assert task.wait().phase == "SUCCEEDED", machine.log_path.read_text()
         assert "names ['digits', 'open'] text 21" in "".join(task.logs())
+        words = ["submit", str(tmp_path / "read.py"), "--dataset", "digits", "--memory", "256MiB"]
+        for who, code in (("red", 0), ("blue", 2)):
+            told = {**os.environ, "TESSERA_URL": service.url, "TESSERA_TOKEN": tokens[who], "TESSERA_LANGUAGE": "en"}
+            listed = terminal(told, "datasets").stdout
+            assert ("Digits" in listed, "open" in listed) == (who == "red", True)
+            done = terminal(told, *words)
+            assert done.returncode == code, done.stdout + done.stderr
+            assert code == 0 or "There is no data set digits that tenant blue may read." in done.stderr
         for name in ("digits", "never-heard-of"):
             with pytest.raises(TesseraError) as error:
                 eve.submit(tmp_path / "read.py", datasets=["open", name])
