@@ -12,7 +12,7 @@ ONLY ?=
 JSON ?=
 CSV ?=
 PAIRS ?= 1000
-EFFORT ?= 80
+EFFORT ?= 125
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # As root prefer Debian's Python: people's own user ids must be able to run it, which one below /root forbids.
@@ -39,7 +39,7 @@ demo: setup ## Go through the whole tour without a browser and print what happen
 test: setup-test ## Run the tests (as root, or ONLY=unprivileged; ONLY=group: tenancy conformance faults browser billing, or a folder below tests/)
 	@tests/run.sh $(ONLY)
 
-soak: setup-test ## Test slices of cards for hours: torture, fuzz, sanitizers, pods that start at once (as root; PAIRS=1000 EFFORT=80)
+soak: setup-test ## Test slices of cards for hours: torture, fuzz, sanitizers, pods that start at once (as root; PAIRS=1000 EFFORT=125)
 	@TESSERA_TEST_EFFORT=$(EFFORT) $(BIN)/python -m pytest -s -o timeout=0 tests/vgpu/interposer/test_sanitizers.py tests/vgpu/interposer/test_fuzz.py \
 		tests/vgpu/interposer/test_hostile.py tests/vgpu/interposer/test_books.py tests/vgpu/agent/test_hostile.py tests/vgpu/agent/test_fuzz.py
 	@TESSERA_TEST_PAIRS=$(PAIRS) $(BIN)/python -m pytest -s -o timeout=0 tests/vgpu/test_kubelet.py -k same_second

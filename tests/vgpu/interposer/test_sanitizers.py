@@ -83,7 +83,7 @@ def test_a_fault_is_reported(sanitized: Sanitized, build_: Build, fault: str) ->
 def test_many_threads_of_two_containers(sanitized: Sanitized) -> None:
     seed = secrets.randbits(16)
     sys.stdout.write(f"seed {seed}\n")
-    storms = [start(container, "storm", seed + place, 4, 1500 * EFFORT) for place, container in enumerate(sanitized.containers)]
+    storms = [start(container, "storm", seed + place, 4, 1000 * EFFORT) for place, container in enumerate(sanitized.containers)]
     with ThreadPoolExecutor() as pool:
         assert list(pool.map(ended, storms)) == ["done", "done"]
     sanitized.check()

@@ -22,6 +22,7 @@ struct thread {
     unsigned long operations;
     CUstream streams[STREAMS];
     CUdeviceptr held[HELD];
+    size_t bytes[HELD];
     CUgraphExec graph;
 };
 
@@ -50,14 +51,29 @@ static CUgraphExec graph_of(CUstream stream)
 
 static void renew_memory(struct thread *self)
 {
-    CUdeviceptr *place = &self->held[chance(self, HELD)];
-    if (*place)
-        OK(cuMemFree(*place));
-    *place = 0;
-    CUresult result = cuMemAlloc(place, 1 + chance(self, 4u << 20));
+    unsigned place = chance(self, HELD);
+    if (self->held[place])
+        OK(cuMemFree(self->held[place]));
+    self->held[place] = 0;
+    self->bytes[place] = 1 + chance(self, 4u << 20);
+    CUresult result = cuMemAlloc(&self->held[place], self->bytes[place]);
     REQUIRE(result == CUDA_SUCCESS || result == CUDA_ERROR_OUT_OF_MEMORY);
     if (result)
-        *place = 0;
+        self->held[place] = 0;
+}
+
+/* Large ones are device time, small ones are not. */
+static void fill_and_copy(struct thread *self)
+{
+    unsigned to = chance(self, HELD), from = chance(self, HELD);
+    CUstream stream = any_stream(self);
+    if (!self->held[to] || !self->held[from])
+        return;
+    OK(cuMemsetD8Async(self->held[to], 1, self->bytes[to], stream));
+    OK(cuMemsetD32(self->held[from], 7, self->bytes[from] / 4));
+    if (to != from)
+        OK(cuMemcpyDtoDAsync(self->held[to], self->held[from], self->bytes[to] < self->bytes[from] ? self->bytes[to] : self->bytes[from], stream));
+    OK(cuStreamSynchronize(stream)); /* before somebody frees it */
 }
 
 static void renew_stream(struct thread *self)
@@ -142,6 +158,8 @@ static void operate(struct thread *self)
         OK(cuMemGetInfo(&available, &total));
     else if (what < 88)
         ask_management();
+    else if (what < 90)
+        fill_and_copy(self);
     else
         launch(grids[chance(self, 5)], 500 + chance(self, 4) * 2000, stream);
 }
