@@ -23,7 +23,7 @@ LARGEST_PARAMETERS: Final = 256 << 10
 
 Name = Annotated[str, Field(min_length=1, max_length=120)]
 LabelName = Annotated[str, Field(min_length=1, max_length=200)]
-LabelValue = Annotated[str, Field(max_length=1000)]
+LabelValue = Annotated[str, Field(max_length=4096)]
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]{0,58}[a-z0-9])?$")]
 """The name of a folder in every run that reads it."""
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")

@@ -64,7 +64,7 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("a line break in the name", {"name": "a\u2028b"}, "control characters"),
     ("a control character in the name", {"name": "a\x9bb"}, "control characters"),
     ("a long environment", {"environment": "x" * 121}, "at most 120 characters"),
-    ("a long label", {"labels": {"a": "x" * 1001}}, "at most 1000 characters"),
+    ("a long label", {"labels": {"a": "x" * 4097}}, "at most 4096 characters"),
     ("a parameter that is no name", {"parameters": {"a; import os": 1}}, "not allowed here"),
     ("an absolute entry", {"entry": "/etc/passwd"}, "relative path"),
     ("an entry outside", {"entry": "../x.py"}, "relative path"),

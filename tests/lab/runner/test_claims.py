@@ -140,6 +140,8 @@ def test_a_claim_that_cannot_be_made_ends_in_time(folder: Any) -> None:
         ({"entry": "/etc/passwd"}, "entry"),
         ({"checkpoint_dir": "../out"}, "checkpoint_dir"),
         ({"parameters": [1]}, "parameters"),
+        ({"datasets": {"digits": "relative"}}, "datasets"),
+        ({"datasets": {"../digits": "/srv"}}, "datasets"),
         ({"limits": {"max_seconds": -1}}, "max_seconds"),
         ({"limits": {"memory_mib": "1"}}, "memory_mib"),
         ({"claim": {"kind": "flock"}}, "claim.kind"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,24 @@ def test_a_script_gets_its_parameters_both_ways(folder: Any) -> None:
     assert read == parameters
     assert where == str(folder.path / "work" / "sub")
     assert folder.record["state"] == "succeeded"
+
+
+def test_data_sets_are_found_below_one_folder(folder: Any, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "data.txt").write_text("21")
+    source = "import os, pathlib\nprint(pathlib.Path(os.environ['TESSERA_DATASETS'], 'digits', 'data.txt').read_text())"
+    (folder.path / "datasets").mkdir()
+    (folder.path / "datasets" / "digits").symlink_to(tmp_path / "kept")  # of an earlier start of the same service
+    folder.notebook(source, datasets={"digits": str(tmp_path / "kept")})
+    assert folder.run() == 0, folder.log
+    assert "21" in (folder.path / "output" / "train.ipynb").read_text()
+
+
+def test_a_data_set_that_is_not_there_ends_the_run_before_its_code(folder: Any, tmp_path: Path) -> None:
+    folder.prepare(entry="train.sh", content="echo ran", datasets={"digits": str(tmp_path / "gone")})
+    assert folder.run() == 66
+    assert (folder.reason["code"], folder.reason["detail"]) == ("dataset.missing", {"dataset": "digits"})
+    assert "ran" not in folder.log.splitlines()
 
 
 def test_a_shell_script_gets_them_unexpanded(folder: Any) -> None:
