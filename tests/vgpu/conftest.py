@@ -100,6 +100,8 @@ class Kubernetes:
         self.plugin = DevicePlugin(self.store, lambda: self.cards, 2, self.client, kubelet)
         self.server = PluginServer(self.plugin)
         self.server.start()
+        # What the node shows may be of an earlier agent; a pod that comes before this one is registered is rejected for good.
+        self.wait(self.server.registered.is_set, 60, "the registration")
         self.wait_for_slots()
 
     def wait_for_slots(self) -> None:
