@@ -180,12 +180,15 @@ static uint64_t measured(struct lane *lane, const struct fence *fence)
     uint64_t took = (uint64_t)((double)ms * 1e6);
     took -= fence->idle_ns < took / 2 ? fence->idle_ns : took / 2; /* a call takes as long as a short kernel */
     took -= fence->rest_ns < took / 2 ? fence->rest_ns : took / 2;
-    bool doubtful = (fence->mixed || lane->turn.beside) && took < LONG && !fence->guessed;
-    if (doubtful && took >= fence->cost) /* others can only have made it longer */
-        return fence->cost;
     /* Others who came when it was nearly done, or went when it had just begun, have had nothing to speak of. */
-    if (!doubtful)
-        took /= 1 + (fence->beside < lane->turn.beside ? fence->beside : lane->turn.beside);
+    uint64_t least = took / (1 + (fence->beside < lane->turn.beside ? fence->beside : lane->turn.beside));
+    if ((fence->mixed || lane->turn.beside) && !fence->guessed) { /* others can only have made it longer */
+        if (took >= fence->cost && (took < LONG || fence->cost >= least))
+            return fence->cost;
+        took = took < fence->cost ? took : least;
+    } else {
+        took = least;
+    }
     if (fence->key && fence->count)
         cost_learn(fence->key, took / fence->count, fence->count > 1);
     if (fence->before_ns && !fence->guessed && took > 2 * fence->cost && took - fence->cost < INTERRUPTION)
