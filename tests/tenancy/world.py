@@ -181,12 +181,15 @@ class World:
         raise AssertionError("the service does not come to rest")
 
     def _under_way(self) -> int:
-        """Return how many runs will move by themselves: due and not looked at yet, or on their way at the real Proxy."""
+        """Return how many runs will move by themselves: due and not looked at yet, or on their way at the real Proxy.
+
+        A workspace that found no room, as where free memory was short for a moment, is looked at again and gets it.
+        """
         connection = sqlite3.connect(f"file:{self.service.data_dir / 'tessera.sqlite'}?mode=ro", uri=True)
         query = """
             SELECT COUNT(*) FROM task JOIN run ON run.id = task.run_id LEFT JOIN cluster ON cluster.id = run.cluster_id
             WHERE run.phase NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'PREEMPTED') AND (
-                run.phase = 'QUEUED' AND run.decision_id IS NULL AND task.not_before IS NULL
+                run.phase = 'QUEUED' AND task.not_before IS NULL AND (run.decision_id IS NULL OR task.kind = 'workspace')
                 OR cluster.name = 'local' AND task.cancel_requested_at IS NOT NULL
                 OR cluster.name = 'local' AND task.kind <> 'workspace'
                     AND run.phase IN ('RESERVED', 'DISPATCHED', 'PENDING', 'STARTING')
