@@ -324,6 +324,17 @@ def test_killed_before_any_change_of_a_file_it_loses_and_doubles_nothing(tmp_pat
     assert number > 60
 
 
+def test_a_container_on_the_cards_of_its_pods_first_one_has_memory_on_each(tmp_path: Path) -> None:
+    store = SlotStore(tmp_path, nodes)
+    store.bind(store.allocate(ids(0, 105)).device_ids, owner("a"), Request(105, 11, max_cards=2), CARDS)
+    (slot,) = store.bind(store.allocate(ids(0, 6)).device_ids, owner("a"), Request(6, 1, max_cards=2), CARDS)
+    (other,) = store.bind(store.allocate(ids(50, 30)).device_ids, owner("a"), Request(30, 1, max_cards=2), CARDS)
+    for bound in (slot, other):
+        assert bound.binding is not None
+        assert [share.memory_mib for share in bound.binding.shares] == [1] * len(bound.binding.shares)
+    store.close()
+
+
 actions = st.lists(
     st.tuples(
         st.sampled_from(["bind", "bind", "release", "restart"]), st.integers(0, 5), st.integers(1, 150), st.integers(1, MIB)

@@ -25,7 +25,7 @@ from tessera_vgpu.cards import Card
 from tessera_vgpu.catalogue import CENTI_CARDS_PER_CARD
 from tessera_vgpu.choosing import Request, choose
 from tessera_vgpu.errors import VgpuError
-from tessera_vgpu.pages import change_limits, create_limits, create_usage, read_limits, sync_folder
+from tessera_vgpu.pages import Limits, change_limits, create_limits, create_usage, read_limits, sync_folder
 from tessera_vgpu.splitting import Topology, in_proportion
 from tessera_vgpu.turns import create_turns, write_rosters
 
@@ -73,6 +73,7 @@ class SlotStore:
                 folder=folder,
             ) from error
         self._slots: dict[str, Slot] = {}
+        self._held_back: set[str] = set()
         try:
             self._adopt()
         except BaseException:
@@ -198,6 +199,28 @@ class SlotStore:
             self._tell_neighbours()
             return changed
 
+    def hold_back(self, nonce: str, held_back: bool) -> None:
+        """Let a container have no more of its cards' time than it requested, or its limit again.
+
+        It holds as long as this store is open: who opens the folder next gives everybody its limit.
+        """
+        with self._lock:
+            slot = self._slots.get(nonce)
+            if slot is None or slot.binding is None or (nonce in self._held_back) == held_back:
+                return
+            self._held_back.symmetric_difference_update({nonce})
+            self._realise(slot)
+            self._tell_neighbours()
+
+    def limits(self, nonce: str, binding: Binding) -> Limits:
+        """Return the limits that are in force for a promise."""
+        limits = binding.limits(self._contexts)
+        if nonce not in self._held_back:
+            return limits
+        return replace(
+            limits, cards=tuple(replace(card, compute_limit_centi=card.compute_request_centi) for card in limits.cards)
+        )
+
     def settle(self, nonce: str, uuid: str) -> None:
         """Give to others what a container had of a card before its memory was made less: it has been seen to hold it no more."""
         with self._lock:
@@ -227,6 +250,7 @@ class SlotStore:
                 (self.journal / f"{nonce}.json").unlink(missing_ok=True)
                 sync_folder(self.journal)
                 del self._slots[nonce]
+                self._held_back.discard(nonce)
                 self._tell_neighbours()
 
     def prune(self, known: Collection[str], older_than_s: float) -> int:
@@ -279,7 +303,7 @@ class SlotStore:
             sizes = {card.uuid: card.memory_mib for card in cards}
             own = [sizes.get(uuid, 0) * count // CENTI_CARDS_PER_CARD for uuid, count in zip(ids, counts, strict=True)]
             parts = own if request.memory_mib is None else in_proportion(request.memory_mib, counts)
-            memory = dict(zip(ids, parts, strict=True))
+            memory = {uuid: max(part, 1) for uuid, part in zip(ids, parts, strict=True)}  # no card without memory
         binding = Binding(owner, tuple(Share(u, mine, memory[u]) for u, mine in ids.items()), request.exclusive, terms)
         self._check(binding, cards)
         return binding
@@ -329,7 +353,7 @@ class SlotStore:
         assert slot.binding is not None
         folder = self.folder(slot.nonce)
         folder.mkdir(mode=0o755, exist_ok=True)
-        limits = slot.binding.limits(self._contexts)
+        limits = self.limits(slot.nonce, slot.binding)
         try:
             there = read_limits(folder / "limits")[1]
         except VgpuError:
@@ -390,4 +414,4 @@ class SlotStore:
 
     def _tell_neighbours(self) -> None:
         bound = {slot.nonce: slot.binding for slot in self._slots.values() if slot.binding is not None}
-        write_rosters(self.node, {nonce: binding.limits(self._contexts) for nonce, binding in bound.items()})
+        write_rosters(self.node, {nonce: self.limits(nonce, binding) for nonce, binding in bound.items()})

@@ -131,9 +131,10 @@ def always(container: Container, *fields: tuple[Any, int]) -> Iterator[None]:
         thread.join()
 
 
-def test_turns_that_are_not_its_own_are_found(make_node: Callable[..., Node]) -> None:
-    """A tenant whose page always says that it has had nothing yet gets every turn; it books what it uses."""
-    node = make_node("--look-s", "0.5", "--on-bypass", "end")
+@pytest.mark.parametrize("forges_tokens", [False, True])
+def test_turns_that_are_not_its_own_are_found_and_taken_away(make_node: Callable[..., Node], forges_tokens: bool) -> None:
+    """A tenant whose page always says that it has had nothing yet gets every turn, and books what it uses."""
+    node = make_node("--on-bypass", "end")
     node.start()
     thief, honest = node.run("thief", 10, "1024", limit="100"), node.run("honest", 80, "1024", limit="100")
     assert thief.limits().cards[0].uuid == honest.limits().cards[0].uuid
@@ -141,11 +142,19 @@ def test_turns_that_are_not_its_own_are_found(make_node: Callable[..., Node]) ->
     go(*loads)
     eventually(lambda: node.uses("device_seconds_total", honest) > 3, "work of the honest one")
     assert node.remarks(thief) == node.remarks(honest) == set()
-    with always(thief, (TurnsCardBytes.virtual_ns, 0)):
-        eventually(lambda: node.remarks(thief) == {"taken_time"}, "the finding")
+    forged = [(TurnsCardBytes.virtual_ns, 0), *([(TurnsCardBytes.tokens_ns, 50_000_000)] if forges_tokens else [])]
+    with always(thief, *forged):
+        eventually(lambda: "taken_time" in node.remarks(thief), "the finding")
+        # That rests on the honest one's word, so nobody is ended for it, but held to what is guaranteed.
+        assert loads[0].poll() is None
+        eventually(lambda: thief.limits().cards[0].compute_limit_centi == 10, "its request as its limit")
+        if forges_tokens:
+            eventually(lambda: loads[0].poll() is not None, "its end")
+        else:
+            eventually(lambda: node.remarks(thief) == set(), "its rest")
     assert node.remarks(honest) == set()
-    # It rests on the honest one's word, so nobody is ended for it.
-    assert [load.poll() for load in loads] == [None, None]
+    assert [load.poll() for load in loads] == [-9 if forges_tokens else None, None]
+    assert honest.limits().cards[0].compute_limit_centi == 100
 
 
 def test_who_writes_itself_time_beyond_its_limit_is_found_and_ended(make_node: Callable[..., Node]) -> None:

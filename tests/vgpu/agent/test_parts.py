@@ -169,7 +169,9 @@ def evidence(
         entries = () if mib is None else (ProcessUsage(0, 1, 7, 5, 0, ledger),)
         return Usage(1, ((mib or 0) * MIB,), ledger, entries, ())
 
-    holding = Holding("n", binding(still=still), usage(before_mib or booked_mib), usage(booked_mib), (Claim(),))
+    holding = Holding(
+        "n", binding(still=still), usage(before_mib or booked_mib), usage(booked_mib), (Claim(),), binding(still=still).limits()
+    )
     return Evidence((holding,), (Context(Tenant(HONEST, holding, library), card, used_mib * MIB),))
 
 

@@ -11,20 +11,26 @@ from tessera_vgpu.agent.driver import Driver
 from tessera_vgpu.agent.processes import Process
 from tessera_vgpu.bindings import Binding, Slot
 from tessera_vgpu.errors import VgpuError
-from tessera_vgpu.pages import Usage, read_usage
+from tessera_vgpu.pages import Limits, Usage, read_usage
 from tessera_vgpu.slots import SlotStore
 from tessera_vgpu.turns import Claim, read_claims
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A container with a slice, what its page said before and after the driver was asked, and what it says of its turns."""
+    """A container with a slice, and what its page said before and after the driver was asked.
+
+    Attributes:
+        claims: what it says of its turns, a claim for each of its cards.
+        limits: those in force.
+    """
 
     nonce: str
     binding: Binding
     before: Usage
     after: Usage
     claims: tuple[Claim, ...]
+    limits: Limits
 
     def booked(self, process: Process, index: int) -> tuple[int | None, int | None]:
         """Return the bytes that a process had booked on the card at *index* before and after; None: not in the page."""
@@ -97,6 +103,7 @@ def collect(
             before[slot.nonce],
             _usage(sources.store, slot, binding),
             read_claims(sources.store.folder(slot.nonce) / "turns", len(binding.shares), time.monotonic_ns()),
+            sources.store.limits(slot.nonce, binding),
         )
         for slot, binding in bound
     )

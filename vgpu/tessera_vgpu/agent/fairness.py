@@ -101,9 +101,8 @@ def parts_of(evidence: Evidence) -> dict[str, list[Part]]:
         busy[key] = busy.get(key, 0.0) + evidence.busy.get((context.card, context.tenant.process.pid), 0) / 100
     cards: dict[str, list[tuple[str, CardLimits, int, bool, bool]]] = {}
     for holding in evidence.holdings:
-        limits = holding.binding.limits()
-        for card, claim in zip(limits.cards, holding.claims, strict=True):
-            mine = holding.nonce, card, limits.priority_class, claim.active, claim.wants
+        for card, claim in zip(holding.limits.cards, holding.claims, strict=True):
+            mine = holding.nonce, card, holding.limits.priority_class, claim.active, claim.wants
             cards.setdefault(card.uuid, []).append(mine)
     found: dict[str, list[Part]] = {}
     for uuid, every in cards.items():

@@ -30,6 +30,8 @@ QUIET_S: Final = 60.0
 """The same of one container on one card is told once in this time; the counters count all."""
 _LOOKS_TO_END: Final = {Bypass.TAKEN_TIME: math.inf, Bypass.OVER_TIME_LIMIT: 20}
 """The one rests on another tenant's word; the other may be a kernel of some seconds, which nobody can interrupt."""
+HOLD_BACK_S: Final = 60.0
+"""So long who has taken others' time is held to its request, where the operator wants what goes around to be ended."""
 _BYTES_PER_MIB: Final = 1 << 20
 
 Report = Callable[[Finding, Owner], None]
@@ -78,6 +80,7 @@ class Watch:
         self._told: dict[tuple[Bypass, str, str], float] = {}
         self._meters: dict[tuple[str, str], Meter] = {}
         self._pace, self._fairness = Pace(), Fairness()
+        self._held_back: dict[str, float] = {}
         self._counts = dict.fromkeys(Bypass, 0)
         self._looked_s = time.monotonic()
         self.view = View()
@@ -98,6 +101,7 @@ class Watch:
         judged = judge(evidence, self._rules.contexts, tolerance)
         judged |= dict(self._pace.judge(evidence, now)) | dict(self._fairness.judge(evidence, now))
         confirmed = self._confirm(evidence, judged)
+        self._hold_back(confirmed)
         self._settle(evidence, tolerance)
         self.view = self._see(evidence, confirmed)
         self._looked_s = time.monotonic()
@@ -122,6 +126,18 @@ class Watch:
                     if processes.end(process):
                         LOG.warning("ended process %d for %s", process.pid, finding.kind)
         return [finding for finding, looks in self._suspected.items() if looks >= LOOKS]
+
+    def _hold_back(self, confirmed: Sequence[Finding]) -> None:
+        """Hold who has taken others' time to what it requested, for a while. Who goes on as before is over its limit."""
+        now = time.monotonic()
+        if self._rules.end:
+            for finding in confirmed:
+                if finding.kind is Bypass.TAKEN_TIME:
+                    self._held_back[finding.nonce] = now + HOLD_BACK_S
+                    self._sources.store.hold_back(finding.nonce, True)
+        for nonce in [nonce for nonce, until in self._held_back.items() if until < now]:
+            del self._held_back[nonce]
+            self._sources.store.hold_back(nonce, False)
 
     def _tell(self, finding: Finding, owner: Owner) -> None:
         """Report a finding, but not for every one of a thousand processes that a container may start."""
@@ -183,13 +199,12 @@ class Watch:
         meter = self._meters.get(key)
         if meter is None:
             meter = self._meters[key] = Meter(self._age_ns(holding.nonce), now)
-        limits = holding.binding.limits()
         return ContainerUse(
             holding.nonce,
             holding.binding.owner,
             share.uuid,
             len(share.device_ids),
-            limits.cards[index].compute_limit_centi,
+            holding.limits.cards[index].compute_limit_centi,
             share.memory_mib,
             usage.reserved_bytes[index],
             driver_bytes,
