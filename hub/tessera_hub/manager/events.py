@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tessera_billing.events import Action, Evidence, MeterEvent
 from tessera_billing.ledger import record
 from tessera_hub.manager.notes import take_note, with_notes
-from tessera_hub.manager.reconcile import as_claimed, store_progress
+from tessera_hub.manager.reconcile import as_given_back, store_progress
 from tessera_hub.schemas.protocol import MeteringAnswer, MeteringRequest, RunEvent, RunReport
 from tessera_hub.schemas.tasks import Phase, TaskKind
 from tessera_hub.store.tables import Cluster, Queue, RunRow, TaskEventRow, TaskRow, Tenant
@@ -41,7 +41,7 @@ async def take_event(session: AsyncSession, cluster_id: int, cluster: str, event
     if await session.get(TaskEventRow, event.event_id) is not None:
         return "duplicate"
     before = Phase(run.phase)
-    phase, why = as_claimed(await as_ordered(session, run, event.phase), event.reason, run.claimed_by)
+    phase, why = await as_given_back(session, run.id, await as_ordered(session, run, event.phase), event.reason)
     if phase is before:
         if event.exit_code is not None and run.exit_code is None:
             run.exit_code = event.exit_code

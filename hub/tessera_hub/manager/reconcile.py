@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import structlog
+from pydantic import ValidationError
 from sqlalchemy import Row, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -29,6 +31,8 @@ from tessera_hub.tasks.machine import FOLLOWS, LIVE, announce, lock_run, transit
 from tessera_hub.tasks.reasons import reason
 
 WAITING: Final = frozenset({Phase.DISPATCHED, Phase.PENDING, Phase.STARTING})
+log = structlog.get_logger(__name__)
+
 """Phases at a cluster before user code runs."""
 PIECE: Final = 1000
 """Runs that one statement names."""
@@ -77,7 +81,7 @@ async def take_report(session: AsyncSession, context: Context, cluster: Cluster,
 async def _stored(session: AsyncSession, reports: Sequence[RunReport]) -> dict[UUID, Row[Any]]:
     """Return what is stored of the reported runs: a cluster reports all it has at each sync, and most have not changed."""
     query = select(
-        *(RunRow.id, RunRow.phase, RunRow.lease_token, RunRow.cluster_id, RunRow.progress, RunRow.reasons, RunRow.claimed_by),
+        *(RunRow.id, RunRow.phase, RunRow.lease_token, RunRow.cluster_id, RunRow.progress, RunRow.reasons),
         TaskRow.kind,
     ).join(TaskRow, TaskRow.id == RunRow.task_id)
     found: dict[UUID, Row[Any]] = {}
@@ -94,7 +98,7 @@ async def _apply_phase(session: AsyncSession, cluster: Cluster, report: RunRepor
     if found.kind == TaskKind.WORKSPACE.value:
         return  # its spawner tells
     before = Phase(found.phase)
-    phase, why = as_claimed(report.phase, report.reason, found.claimed_by)
+    phase, why = await as_given_back(session, report.run_id, report.phase, report.reason)
     if phase is not before and phase in FOLLOWS[before]:
         done = await transition(
             session,
@@ -114,10 +118,22 @@ async def _apply_phase(session: AsyncSession, cluster: Cluster, report: RunRepor
         await store_progress(session, report)
 
 
-def as_claimed(phase: Phase, why: Reason | None, claimed_by: str | None) -> tuple[Phase, Reason | None]:
-    """Return phase and reason; what is given back and may have begun unseen is, if it was claimed, not begun again."""
-    if phase is Phase.QUEUED and claimed_by is not None and why is not None and why.detail.get(MAY_HAVE_BEGUN) is True:
-        return Phase.FAILED, reason("cluster.lost").model_copy(update={"message": why.message})
+async def as_given_back(session: AsyncSession, run_id: UUID, phase: Phase, why: Reason | None) -> tuple[Phase, Reason | None]:
+    """Return phase and reason; of a run that is given back, by what is stored of it, locked: a claim may come at the same time.
+
+    What was to be cancelled is, and what only had to make room has done so. Not begun again is what may have begun unseen, if it
+    was claimed, and what had begun before nothing was heard of it.
+    """
+    if phase is not Phase.QUEUED:
+        return phase, why
+    run, task = await lock_run(session, run_id)
+    if task.cancel_requested_at is not None and task.cancel_why != "preempt":
+        return Phase.CANCELLED, reason("policy.cancelled")
+    unseen = run.claimed_by is not None and why is not None and why.detail.get(MAY_HAVE_BEGUN) is True
+    begun = Phase(run.phase) is Phase.UNKNOWN and run.started_at is not None
+    if unseen or begun:
+        return Phase.FAILED, reason("cluster.lost").model_copy(update={"message": why.message if why else ""})
+    task.cancel_requested_at = task.cancel_why = None
     return phase, why
 
 
@@ -208,7 +224,11 @@ async def orders(
         if starts and (task.principal_id, task.tenant_id) not in members:
             continue
         if task.cancel_requested_at is None and (fresh or (workspace and run.phase in LIVE)):
-            answer.leases.append(await _lease(session, context, run, task))
+            try:
+                answer.leases.append(await _lease(session, context, run, task))
+            except ValidationError as error:  # the cluster's other runs are not held up by a row that nobody can read
+                log.error("run_unreadable", run=str(run.id), error=str(error))
+                continue
             room -= 1
     return answer
 
