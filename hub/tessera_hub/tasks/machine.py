@@ -38,7 +38,7 @@ FOLLOWS: Final[Mapping[Phase, frozenset[Phase]]] = {
     Phase.STARTING: frozenset({Phase.QUEUED, Phase.PENDING, Phase.RUNNING, Phase.SUSPENDED, Phase.UNKNOWN, *_ENDS}),
     Phase.RUNNING: frozenset({Phase.SUSPENDED, Phase.UNKNOWN, *_ENDS}),
     Phase.SUSPENDED: frozenset({Phase.PENDING, Phase.STARTING, Phase.RUNNING, Phase.UNKNOWN, *_ENDS}),
-    Phase.UNKNOWN: frozenset({Phase.DISPATCHED, Phase.PENDING, Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED, *_ENDS}),
+    Phase.UNKNOWN: frozenset({Phase.QUEUED, Phase.DISPATCHED, *(_ON_CLUSTER - {Phase.UNKNOWN}), *_ENDS}),
     Phase.SUCCEEDED: frozenset(),
     Phase.FAILED: frozenset(),
     Phase.CANCELLED: frozenset(),
