@@ -144,6 +144,18 @@ def test_preempting_a_task_that_waits_changes_nothing(service: ServiceProcess, a
     assert (task["phase"], task["cancel_requested"]) == ("QUEUED", False)
 
 
+def test_a_task_that_was_claimed_before_anything_was_heard_of_it_is_ended_by_its_cluster(
+    proxy: ProxyByHand, service: ServiceProcess, ada: httpx.Client, task_id: str
+) -> None:
+    proxy.begin()
+    lease = proxy.lease(task_id)
+    assert proxy.run_call(lease, "POST", "claim", json={"lease_token": lease["lease_token"], "who": "hand"}).status_code == 200
+    order(service, task_id, "preempt")
+    assert state(ada, task_id) == ("RESERVED", 1), "it may have begun, and is not placed anew beside that"
+    proxy.report(lease, "STARTING")
+    assert cancels(proxy) == [("preempt", 7)]
+
+
 COUNTER = "import time\nfor n in range(60):\n    print('step', n, flush=True)\n    time.sleep(0.1)"
 
 

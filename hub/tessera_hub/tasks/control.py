@@ -37,14 +37,19 @@ async def request_cancel(session: AsyncSession, task_id: UUID, *, actor: str, wh
         task.cancel_requested_at, task.cancel_why = datetime.now(UTC), why
         task.version += 1
         announce(session, task)
-    run = (await session.scalars(select(RunRow).where(RunRow.id == task.run_id).with_for_update())).one()
-    if why == "preempt" and Phase(run.phase) in (Phase.QUEUED, Phase.RESERVED):
+    run = (
+        await session.scalars(
+            select(RunRow).where(RunRow.id == task.run_id).with_for_update(), execution_options={"populate_existing": True}
+        )
+    ).one()
+    # What was claimed may begin any moment, whatever the service has heard of it: its cluster is to end it.
+    if why == "preempt" and Phase(run.phase) in (Phase.QUEUED, Phase.RESERVED) and run.claimed_by is None:
         task.cancel_requested_at = task.cancel_why = None
         if Phase(run.phase) is Phase.RESERVED:
             await transition(session, run.id, Phase.QUEUED, actor=actor, reasons=[reason("policy.preempted", by=actor)])
         return task
     # Queued: nothing started anywhere. Reserved: the Proxy has not seen it, its lease token is void with the phase.
-    if Phase(run.phase) in (Phase.QUEUED, Phase.RESERVED):
+    if why != "preempt" and Phase(run.phase) in (Phase.QUEUED, Phase.RESERVED):
         await transition(session, run.id, Phase.CANCELLED, actor=actor, reasons=[reason("policy.cancelled", by=actor)])
     elif run.cluster_id is not None:
         note(session, cluster_topic(run.cluster_id))
