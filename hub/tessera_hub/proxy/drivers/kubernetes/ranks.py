@@ -173,7 +173,7 @@ def ended(record: Record, seen: Seen, now: datetime) -> End:
     at = max(end.run.at for end in ends.values())
     states = [standing.state_of(pod, "containerStatuses", "main") for pod in seen.ranks.values()]
     evidence: Evidence = "engine" if all(state.get("finishedAt") for state in states) else "observed"
-    evidence = "estimated" if any(state.get("reason") == standing.NODE_LOST for state in states) else evidence
+    evidence = "estimated" if any(map(standing.is_estimated, states)) else evidence
     meter = meter_of(record, seen)
     stop = fact("STOP", max(at, moment_of(meter[-1])), {}, evidence)
     run = replace(

@@ -151,9 +151,10 @@ def _ended_at(pod: Document, now: datetime) -> tuple[datetime, Evidence] | None:
     if not is_over(pod):
         return None
     main = standing.state_of(pod, "containerStatuses", "main")
-    if not main.get("finishedAt"):
+    # Whether a service's pod is ready tells whether its program listens, and not whether it runs.
+    if not main.get("finishedAt") or main.get("reason") == standing.UNKNOWN_END:
         return now, "observed"
-    return moment(main["finishedAt"]), "estimated" if main.get("reason") == standing.NODE_LOST else "engine"
+    return moment(main["finishedAt"]), "estimated" if standing.is_estimated(main) else "engine"
 
 
 def meter_of(record: Record) -> tuple[MeterFact, ...]:

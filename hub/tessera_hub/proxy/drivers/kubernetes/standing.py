@@ -47,6 +47,8 @@ class Seen:
 
 NEVER: Final = "1970-"
 """How the kubelet begins the time at which a container began that its runtime could not start."""
+UNKNOWN_END: Final = "ContainerStatusUnknown"
+"""The kubelet's reason of a container that it cannot find: it ran, and its node was started anew, or it never was there."""
 
 
 def living(record: Record, seen: Seen) -> NativeRun:
@@ -115,13 +117,18 @@ def ended(record: Record, seen: Seen, now: datetime) -> End:
         return End(unstarted(record, seen, now))
     finished = moment(main["finishedAt"]) if main.get("finishedAt") else now
     evidence: Evidence = "engine" if main.get("finishedAt") else "observed"
-    evidence = "estimated" if main.get("reason") == NODE_LOST else evidence
+    evidence = "estimated" if is_estimated(main) else evidence
     phase, reason, code = _outcome(record, pod, main, told)
     run = _native(record, seen, phase, finished, reason, code, _progress(report) or seen.progress)
     meter = (*meter_of(record, pod), fact("STOP", max(finished, moment(main["startedAt"])), {}, evidence))
     notes = {str(key): dict(value) for key, value in (report.get("notes") or {}).items() if isinstance(value, dict)}
     checkpoint = count_of(report.get("checkpoint")) or 0
     return End(replace(run, meter=meter), notes, checkpoint, delivered=bool(report))
+
+
+def is_estimated(main: Document) -> bool:
+    """Whether nobody saw when a container ended."""
+    return main.get("reason") in (NODE_LOST, UNKNOWN_END)
 
 
 def meter_of(record: Record, pod: Document) -> tuple[MeterFact, ...]:
@@ -231,7 +238,7 @@ def _taken(pod: Document) -> tuple[Phase, Reason]:
 def _outcome(
     record: Record, pod: Document, main: Document, told: Mapping[str, Any] | None
 ) -> tuple[Phase, Reason | None, int | None]:
-    code = main.get("exitCode")
+    code = main.get("exitCode") if main.get("reason") != UNKNOWN_END else None  # the kubelet's own word then, no program's
     status = code if type(code) is int and 0 <= code <= EXIT_CODE_LIMIT else None
     if told is not None and told.get("state") in ("succeeded", "failed", "cancelled", "preempted"):
         return told_outcome(told, record.order, status, _taken(pod))
@@ -263,8 +270,25 @@ def state_of(pod: Document, kind: str, name: str) -> dict[str, Any]:
             found: dict[str, Any] = state.get("terminated") or state.get("running") or {}
             if str(found.get("startedAt") or "").startswith(NEVER):
                 return {key: value for key, value in found.items() if key != "startedAt"}
+            if found.get("reason") == UNKNOWN_END and kind == "containerStatuses":
+                return _vanished(pod, found)
             return found
     return {}
+
+
+def _vanished(pod: Document, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the end of a container that the kubelet cannot find any more, empty if it never began.
+
+    The kubelet tells neither time. A pod is ready once its containers run, and no longer when its node falls silent or is back
+    without them; one that was never ready has not ceased to be so since it was prepared. When the container began was told while
+    it ran, and of two beginnings the first is billed: so nothing is billed too much where it is said to have begun when it ended.
+    """
+    conditions = {one.get("type"): one for one in (pod.get("status") or {}).get("conditions") or ()}
+    ceased = (conditions.get("Ready") or {}).get("lastTransitionTime")
+    prepared = (conditions.get("Initialized") or {}).get("lastTransitionTime")
+    if not ceased or not prepared or moment(ceased) < moment(prepared):
+        return {}
+    return {**found, "startedAt": ceased, "finishedAt": ceased}
 
 
 def _report(pod: Document) -> dict[str, Any]:
