@@ -30,6 +30,7 @@ from tessera_hub.manager.membership import is_member
 from tessera_hub.scheduling.lease import database_now
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.schedules import RecurringTask as RecurringTaskView
+from tessera_hub.schemas.stored import stored_spec
 from tessera_hub.schemas.tasks import Phase, TaskSpec
 from tessera_hub.store.tables import Principal, Queue, RecurringTask, Tenant
 from tessera_hub.tasks.machine import transition
@@ -116,13 +117,16 @@ async def step(context: Context) -> float:
             .limit(PIECE)
         )
         due = [Due(*row) for row in (await session.execute(query)).all()]
+    failed = False
     for schedule in due:
         try:
             await fire(context, schedule, now)
         except Exception:
             # One schedule must not hold up the others; it is tried again at the next look.
             log.exception("schedule_not_fired", schedule=str(schedule.row.id))
-            return POLL_SECONDS
+            failed = True
+    if failed:
+        return POLL_SECONDS
     async with context.store.read() as session:
         following = await session.scalar(select(func.min(RecurringTask.next_at)).where(RecurringTask.enabled.is_(True)))
         now = await database_now(session)
@@ -141,7 +145,7 @@ async def fire(context: Context, due: Due, now: datetime) -> UUID | None:
         log.info("schedule_stopped", schedule=str(due.row.id), owner=due.principal.hub_name, tenant=due.tenant.name)
         await _stop(context, due)
         return None
-    spec = TaskSpec.model_validate(due.row.spec).model_copy(update={"schedule": None, "tenant": due.tenant.name})
+    spec = stored_spec(due.row.spec).model_copy(update={"schedule": None, "tenant": due.tenant.name})
     where, refusal = await _examined(context, due, spec)
     body = spec.model_dump(mode="json")
     item = Submission(spec, where, due.key, body, specification_hash(body))
@@ -239,5 +243,5 @@ def view(row: RecurringTask, owner: str, tenant: str) -> RecurringTaskView:
         next_at=row.next_at if row.enabled else None,
         last_task_id=row.last_task_id,
         created_at=row.created_at,
-        spec=TaskSpec.model_validate(row.spec),
+        spec=stored_spec(row.spec),
     )

@@ -23,6 +23,7 @@ from traitlets import Bool, Unicode, default
 
 from tessera_hub.i18n import current_language, language
 from tessera_hub.i18n import gettext as _
+from tessera_hub.schemas.bounds import STORED
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.workspaces import Reservation
 from tessera_hub.tasks.reasons import reason
@@ -320,7 +321,7 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         """Take the reservation up again."""
         super().load_state(state)
         if kept := state.get("tessera_reservation"):
-            self.reservation = Reservation.model_validate(kept)
+            self.reservation = Reservation.model_validate(kept, context=STORED)
             self._taken_up = True
 
     def clear_state(self) -> None:

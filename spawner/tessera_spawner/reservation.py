@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import httpx
 
+from tessera_hub.schemas.bounds import STORED
 from tessera_hub.schemas.workspaces import Reservation
 
 
@@ -43,7 +44,7 @@ class ReservationClient:
             raise ReservationError(f"{self._base}: {type(error).__name__}") from error
         if answer.status_code != 200:
             raise ReservationError(f"{self._base}: {answer.status_code} {answer.text[:300]}")
-        return Reservation.model_validate(answer.json())
+        return Reservation.model_validate(answer.json(), context=STORED)
 
     async def report(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -228,6 +229,21 @@ def test_a_firing_that_is_refused_is_a_failed_task_with_the_reason(hub: HubDoubl
     (task,) = until(lambda: fired(api, schedule))
     assert (task["phase"], task["reasons"][0]["code"]) == ("FAILED", "policy.queue_closed")
     assert api.get(f"/schedules/{schedule['id']}").json()["enabled"], "it is tried again the next time"
+
+
+def test_a_schedule_that_nobody_can_read_holds_up_no_other(hub: HubDouble, start: Any) -> None:
+    service = start()
+    api = service.api(hub.add_user("ada", "red"))
+    broken, wide = recurring(api), recurring(api)
+    with sqlite3.connect(service.database_url.removeprefix("sqlite:///"), timeout=30) as connection:
+        old = json.dumps(wide["spec"] | {"parameters": {"a": "x" * 300_000}})  # taken before there was a bound
+        for schedule, spec in ((broken, '{"kind": "of another world"}'), (wide, old)):
+            connection.execute("UPDATE recurring_task SET spec = ? WHERE id = ?", (spec, UUID(schedule["id"]).hex))
+    connection.close()
+    make_due(service, broken, timedelta(seconds=60))
+    make_due(service, wide)
+    assert len(until(lambda: fired(api, wide))) == 1
+    assert fired(api, broken) == []
 
 
 def test_a_planned_task_is_not_placed_before_its_time(hub: HubDouble, start: Any) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.bills import CostTable, MonthBill, TaskBill
+from tessera_hub.schemas.bounds import STORED
 from tessera_hub.schemas.capacity import ClusterCapacity, DatasetView, Environment, Estimate, Me, Queue
 from tessera_hub.schemas.prices import NewPrice, Price
 from tessera_hub.schemas.tasks import OutputFile, Task, TaskDetail, TaskEvent, TaskPage, TaskSpec
@@ -60,7 +61,7 @@ def reader(model: type[T]) -> Callable[[httpx.Response], T]:
 
     def read(response: httpx.Response) -> T:
         try:
-            return adapter.validate_json(response.content, extra="ignore")
+            return adapter.validate_json(response.content, extra="ignore", context=STORED)
         except ValueError as error:
             raise TesseraError(
                 "service.answer",

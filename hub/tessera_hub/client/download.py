@@ -27,7 +27,7 @@ def target_of(folder: Path, output: OutputFile) -> Path:
         TesseraError: ``output.path``, the path would leave the folder, also through a link.
     """
     try:
-        target = folder / safe_relative_path(output.path)
+        target = folder / safe_relative_path(output.path, stored=True)
         if target.parent.resolve().is_relative_to(folder.resolve()):
             return target
     except ValueError:

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tessera_hub.schemas.bounds import STORED
 from tessera_hub.schemas.tasks import InputFile
 from tessera_hub.store.tables import RunCheckpoint, RunRow, TaskEventRow
 
@@ -34,5 +35,6 @@ async def last_checkpoint(session: AsyncSession, task_id: UUID, attempt: int) ->
         query = select(RunCheckpoint).where(RunCheckpoint.run_id == run_id).order_by(RunCheckpoint.path)
         rows = (await session.scalars(query)).all()
         if len(rows) == count:
-            return [InputFile(path=row.path, sha256=row.sha256, size=row.size, mode=row.mode) for row in rows]
+            files = [{"path": row.path, "sha256": row.sha256, "size": row.size, "mode": row.mode} for row in rows]
+            return [InputFile.model_validate(file, context=STORED) for file in files]
     return []

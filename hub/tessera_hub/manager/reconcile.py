@@ -23,16 +23,17 @@ from tessera_hub.manager.queues import desired_queues
 from tessera_hub.manager.tokens import run_token
 from tessera_hub.schemas.protocol import Cancel, Lease, RunReport, SyncAnswer, SyncRequest
 from tessera_hub.schemas.reasons import MAY_HAVE_BEGUN, Reason
-from tessera_hub.schemas.tasks import Phase, TaskKind, TaskSpec
+from tessera_hub.schemas.stored import stored_lifecycle, stored_spec
+from tessera_hub.schemas.tasks import Phase, TaskKind
 from tessera_hub.store.notify import SCHEDULE, note
 from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskRow, Tenant
 from tessera_hub.tasks.control import after_end
 from tessera_hub.tasks.machine import FOLLOWS, LIVE, announce, lock_run, transition
 from tessera_hub.tasks.reasons import reason
 
-WAITING: Final = frozenset({Phase.DISPATCHED, Phase.PENDING, Phase.STARTING})
 log = structlog.get_logger(__name__)
 
+WAITING: Final = frozenset({Phase.DISPATCHED, Phase.PENDING, Phase.STARTING})
 """Phases at a cluster before user code runs."""
 PIECE: Final = 1000
 """Runs that one statement names."""
@@ -248,7 +249,7 @@ def _order_for(
             answer.cancels.append(Cancel(run_id=report.run_id, lease_token=report.lease_token, why="stale", grace_seconds=0))
         return
     if task.cancel_requested_at is not None and not over and task.kind != TaskKind.WORKSPACE.value:
-        grace = TaskSpec.model_validate(task.spec).lifecycle.grace_seconds
+        grace = stored_lifecycle(task.spec).grace_seconds
         why = "preempt" if task.cancel_why == "preempt" else "cancel"
         answer.cancels.append(Cancel(run_id=run.id, lease_token=run.lease_token, why=why, grace_seconds=grace))
     elif task.suspend_requested and report.phase is Phase.RUNNING:
@@ -272,7 +273,7 @@ async def _lease(session: AsyncSession, context: Context, run: RunRow, task: Tas
         principal_id=principal.id,
         owner=principal.hub_name,
         queue=await session.scalar(select(Queue.path).where(Queue.id == task.queue_id)),
-        spec=TaskSpec.model_validate(task.spec),
+        spec=stored_spec(task.spec),
         card_class=run.card_class,
         managed_by="spawner" if task.kind == TaskKind.WORKSPACE.value else "proxy",
         checkpoint=await last_checkpoint(session, task.id, run.attempt),

@@ -14,7 +14,8 @@ from typing import Final
 from sqlalchemy import select
 
 from tessera_hub.api.context import Context
-from tessera_hub.schemas.tasks import Phase, TaskKind, TaskSpec
+from tessera_hub.schemas.stored import stored_lifecycle
+from tessera_hub.schemas.tasks import Phase, TaskKind
 from tessera_hub.store.notify import SCHEDULE, note
 from tessera_hub.store.tables import Cluster, RunRow, TaskRow
 from tessera_hub.tasks.control import retry
@@ -91,6 +92,6 @@ async def _silent(context: Context, cluster_id: int, state: str, *, lost: bool) 
         for run in (await session.execute(query)).all():
             if run.phase != Phase.UNKNOWN.value:
                 await transition(session, run.id, Phase.UNKNOWN, actor="service", reasons=[reason("cluster.unreachable")])
-            elif lost and TaskSpec.model_validate(run.spec).lifecycle.on_lost == "requeue":
+            elif lost and stored_lifecycle(run.spec).on_lost == "requeue":
                 await transition(session, run.id, Phase.FAILED, actor="service", reasons=[reason("cluster.lost")])
                 await retry(session, run.task_id, actor="service")

@@ -13,6 +13,7 @@ import httpx
 
 from tessera_hub.proxy.drivers.base import DriverError, OutputPath
 from tessera_hub.proxy.errors import ProxyError
+from tessera_hub.schemas.bounds import STORED
 from tessera_hub.schemas.protocol import (
     ClaimRequest,
     EventsAnswer,
@@ -108,7 +109,7 @@ class Connection:
     async def sync(self, request: SyncRequest, wait: float) -> SyncAnswer:
         """Report and get orders; the service may wait *wait* seconds for something to say."""
         response = await self._proxy_call("sync", request, params={"wait": wait}, timeout=httpx.Timeout(wait + 15.0, connect=5.0))
-        return SyncAnswer.model_validate_json(response.content)
+        return SyncAnswer.model_validate_json(response.content, context=STORED)
 
     async def events(self, request: EventsRequest) -> EventsAnswer:
         """Report events."""

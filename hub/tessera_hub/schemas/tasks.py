@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, JsonValue, field_validator, model_validator
+from pydantic import AwareDatetime, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from tessera_hub.i18n import gettext as _
 
@@ -17,11 +17,13 @@ from .bounds import (
     LabelName,
     LabelValue,
     Name,
+    SecretReference,
     check_arguments,
     check_parameters,
     check_variables,
+    checked_path,
     has_control,
-    safe_relative_path,
+    is_stored,
 )
 from .reasons import Reason
 from .resources import Framework, Resources, ResourceVector, Strict
@@ -75,8 +77,8 @@ LONGEST_PLAN_DAYS: Final = 36_525
 LONGEST_RUN_SECONDS: Final = 31_622_400
 
 
-def _optional_path(path: str | None) -> str | None:
-    return None if path is None else safe_relative_path(path)
+def _optional_path(path: str | None, info: ValidationInfo) -> str | None:
+    return None if path is None else checked_path(path, info)
 
 
 class InputFile(Strict):
@@ -87,7 +89,7 @@ class InputFile(Strict):
     size: Annotated[int, Field(ge=0)]
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
 
-    _path = field_validator("path")(safe_relative_path)
+    _path = field_validator("path")(checked_path)
 
 
 class Inputs(Strict):
@@ -136,7 +138,7 @@ class Lifecycle(Strict):
     checkpoint_directory: str = "checkpoint"
     grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
 
-    _checkpoint = field_validator("checkpoint_directory")(safe_relative_path)
+    _checkpoint = field_validator("checkpoint_directory")(checked_path)
 
 
 class Schedule(Strict):
@@ -185,7 +187,7 @@ class TaskDraft(Strict):
     )
     variables: dict[str, str] = Field(default_factory=dict, max_length=200)
     """Environment variables of the run. Never secrets: reference those by ``secrets``."""
-    secrets: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=50)
+    secrets: dict[str, SecretReference] = Field(default_factory=dict, max_length=50)
     """Variable name → reference of a secret, resolved at the Proxy."""
     datasets: list[DatasetName] = Field(default_factory=list, max_length=20)
     """Data sets that the run reads, at ``$TESSERA_DATASETS/<name>``; only clusters that have them all take it."""
@@ -201,18 +203,25 @@ class TaskDraft(Strict):
 
     @field_validator("name")
     @classmethod
-    def _printable(cls, name: str) -> str:
-        if has_control(name):
+    def _printable(cls, name: str, info: ValidationInfo) -> str:
+        if has_control(name) and not is_stored(info):
             raise ValueError(_("must not contain control characters"))
         return name
 
     @field_validator("variables", "secrets")
     @classmethod
-    def _variables(cls, values: dict[str, str]) -> dict[str, str]:
-        check_variables(values)
+    def _variables(cls, values: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        check_variables(values, stored=is_stored(info))
         return values
 
-    _parameters = field_validator("parameters")(check_parameters)
+    @field_validator("parameters")
+    @classmethod
+    def _parameters(cls, values: dict[str, JsonValue], info: ValidationInfo) -> dict[str, JsonValue]:
+        if is_stored(info):
+            return values
+        if info.data.get("kind", TaskKind.NOTEBOOK) is not TaskKind.NOTEBOOK:
+            check_arguments(values)
+        return check_parameters(values)
 
     @model_validator(mode="after")
     def _roles(self) -> Self:
@@ -222,8 +231,6 @@ class TaskDraft(Strict):
             raise ValueError(_("roles: minimum is above replicas"))
         if self.kind is TaskKind.SERVICE and sum(r.replicas for r in self.roles) != 1:
             raise ValueError(_("roles: a service has one part"))
-        if self.kind is not TaskKind.NOTEBOOK:
-            check_arguments(self.parameters)
         if self.datasets and self.kind is TaskKind.WORKSPACE:
             raise ValueError(_("datasets: jobs and services read them, workspaces do not"))
         if len(set(self.datasets)) != len(self.datasets):
@@ -236,10 +243,10 @@ class TaskDraft(Strict):
 class TaskSpec(TaskDraft):
     """A specification that can be submitted: what runs is there. Stored as given; never changed after the submit."""
 
+    _entry_path = field_validator("entry")(_optional_path)
+
     @model_validator(mode="after")
     def _entry(self) -> Self:
-        if self.entry is not None:
-            safe_relative_path(self.entry)
         if self.kind is not TaskKind.WORKSPACE and not self.entry:
             raise ValueError(_("entry: name the notebook or script to run"))
         if self.kind is TaskKind.NOTEBOOK and self.entry and not self.entry.endswith(".ipynb"):

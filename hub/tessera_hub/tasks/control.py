@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tessera_hub.schemas.tasks import Phase, TaskSpec
+from tessera_hub.schemas.stored import stored_lifecycle
+from tessera_hub.schemas.tasks import Phase
 from tessera_hub.store.notify import cluster_topic, note
 from tessera_hub.store.tables import RunRow, TaskRow
 from tessera_hub.tasks.machine import TransitionError, announce, transition
@@ -94,7 +95,7 @@ async def after_end(session: AsyncSession, run_id: UUID, *, code: str = "") -> b
     task = (await session.scalars(select(TaskRow).where(TaskRow.id == run.task_id))).one()
     if task.run_id != run.id or (task.cancel_requested_at is not None and task.cancel_why != "preempt"):
         return False
-    lifecycle = TaskSpec.model_validate(task.spec).lifecycle
+    lifecycle = stored_lifecycle(task.spec)
     phase = Phase(run.phase)
     failed = phase is Phase.FAILED and code in RETRIED_CODES and task.attempts <= lifecycle.retries
     preempted = phase is Phase.PREEMPTED and lifecycle.on_preemption == "requeue"

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tessera_billing.accrual import Accrual as BilledAccrual
 from tessera_billing.accrual import task_accruals
 from tessera_hub.scheduling.standing import Standing, standings
-from tessera_hub.schemas.tasks import Accrual, Phase, Progress, Run, Task, TaskDetail, TaskEvent, TaskKind, TaskSpec
+from tessera_hub.schemas.stored import stored_spec
+from tessera_hub.schemas.tasks import Accrual, Phase, Progress, Run, Task, TaskDetail, TaskEvent, TaskKind
 from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskEventRow, TaskRow, Tenant
 from tessera_hub.tasks.reasons import localised, reason
 
@@ -133,7 +134,7 @@ async def detail_view(session: AsyncSession, record: TaskRecord) -> TaskDetail:
         .order_by(RunRow.attempt)
     )
     runs = [run_view(row[0], row[1]) for row in rows.all()]
-    return TaskDetail.model_validate(_fields(record) | {"spec": TaskSpec.model_validate(record.task.spec), "runs": runs})
+    return TaskDetail.model_validate(_fields(record) | {"spec": stored_spec(record.task.spec), "runs": runs})
 
 
 def run_view(run: RunRow, cluster: str | None) -> Run:

@@ -15,7 +15,8 @@ from tessera_billing.ledger import events_of, record
 from tessera_hub.api.context import Context
 from tessera_hub.environments import is_open
 from tessera_hub.schemas.reasons import Reason
-from tessera_hub.schemas.tasks import Phase, TaskKind, TaskSpec
+from tessera_hub.schemas.stored import stored_spec
+from tessera_hub.schemas.tasks import Phase, TaskKind
 from tessera_hub.schemas.workspaces import Reservation, WorkspaceState
 from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskRow, Tenant, WorkspaceActivity
 from tessera_hub.tasks.machine import LIVE, TransitionError, announce, lock_run, transition
@@ -65,7 +66,7 @@ async def reservation_of(session: AsyncSession, context: Context, user: str, ser
         return Reservation(state="none")
     run = await session.get(RunRow, task.run_id, populate_existing=True)
     assert run is not None
-    spec = TaskSpec.model_validate(task.spec)
+    spec = stored_spec(task.spec)
     granted = Phase(run.phase) in GRANTED and run.lease_token is not None and task.cancel_requested_at is None
     # Who has lost the environment since the request starts nothing; the keeper ends the reservation and says why.
     granted = granted and is_open(context.settings.environment_rules, spec.environment, model["groups"])

@@ -24,7 +24,8 @@ from tessera_hub.manager.checkpoints import last_checkpoint
 from tessera_hub.manager.tokens import run_token
 from tessera_hub.schemas.bounds import safe_relative_path
 from tessera_hub.schemas.protocol import ClaimRequest
-from tessera_hub.schemas.tasks import InputFile, Phase, TaskSpec
+from tessera_hub.schemas.stored import stored_spec
+from tessera_hub.schemas.tasks import InputFile, Phase
 from tessera_hub.store.blobs import is_full
 from tessera_hub.store.notify import note, task_topic
 from tessera_hub.store.runfiles import Stream
@@ -91,7 +92,7 @@ async def put_log(
 ) -> dict[str, int]:
     """Write log bytes at *offset*; the answer says from where to go on."""
     run, task = await _run(context, request, run_id)
-    if stream.startswith("part-") and int(stream[5:]) >= TaskSpec.model_validate(task.spec).roles[0].replicas:
+    if stream.startswith("part-") and int(stream[5:]) >= stored_spec(task.spec).roles[0].replicas:
         raise not_found("log")
     data = await _body(request, LOG_PIECE_LIMIT)
     try:
@@ -126,7 +127,7 @@ async def put_notebook(run_id: UUID, request: Request, context: Ctx) -> dict[str
 async def inputs(run_id: UUID, request: Request, context: Ctx) -> list[InputFile]:
     """Return the manifest of the snapshot."""
     _row, task = await _run(context, request, run_id)
-    return TaskSpec.model_validate(task.spec).inputs.files
+    return stored_spec(task.spec).inputs.files
 
 
 @router.get("/inputs/{sha256}")
@@ -135,7 +136,7 @@ async def input_file(
 ) -> StreamingResponse:
     """Return the bytes of one input of this run or of its last checkpoint, from the offset of ``Range: bytes=n-``."""
     row, task = await _run(context, request, run_id)
-    named = {file.sha256 for file in TaskSpec.model_validate(task.spec).inputs.files}
+    named = {file.sha256 for file in stored_spec(task.spec).inputs.files}
     if sha256 not in named and row.attempt > 1:
         async with context.store.read() as session:
             named |= {file.sha256 for file in await last_checkpoint(session, task.id, row.attempt)}

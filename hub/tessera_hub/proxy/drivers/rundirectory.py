@@ -27,6 +27,7 @@ from uuid import UUID, uuid4
 
 from tessera_hub.proxy.drivers.foreign import read_foreign
 from tessera_hub.proxy.shim import read_document, write_atomic
+from tessera_hub.schemas.bounds import STORED
 from tessera_hub.schemas.protocol import Lease
 
 
@@ -73,7 +74,7 @@ class RunDirectory:
         if document is None:
             return None
         try:
-            lease = Lease.model_validate(document["lease"])
+            lease = Lease.model_validate(document["lease"], context=STORED)
             if str(UUID(path.name)) != str(lease.run_id):
                 return None
             return cls(path, lease, str(document["uid"]), datetime.fromisoformat(document["received_at"]))

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from tessera_hub.proxy.drivers.couriers import Suspends
 from tessera_hub.proxy.drivers.runrecords import End, Order, end_document, moment, read_end
+from tessera_hub.schemas.bounds import STORED
 from tessera_hub.schemas.protocol import Lease
 
 SCHEMA: Final = 1
@@ -82,7 +83,7 @@ def parsed(document: Mapping[str, Any]) -> Record:
         raise ValueError(f"a record is not of schema {SCHEMA}")
     try:
         found = Record(
-            lease=Lease.model_validate(document["lease"]),
+            lease=Lease.model_validate(document["lease"], context=STORED),
             queue=str(document["queue"]),
             received_at=moment(document["received_at"]),
             asked_at=_time(document["asked_at"]),

@@ -25,6 +25,7 @@ from tessera_hub.proxy.drivers.datasets import PODS_FOLDER, wanted
 from tessera_hub.proxy.drivers.kubernetes.cards import annotations_of
 from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, ORDER, PERSON, RECORD, RUN, SITE, TENANT, KubernetesOptions
+from tessera_hub.schemas.bounds import STORED
 from tessera_hub.schemas.protocol import Lease
 from volcano_client.kinds import JOBS, Kind
 from volcano_client.objects import PREEMPTABLE, Named, Owner, Task, job
@@ -103,7 +104,7 @@ def lease_of(secret: Mapping[str, Any]) -> Lease:
         ValueError: it is none of ours.
     """
     try:
-        return Lease.model_validate_json(gzip.decompress(base64.b64decode(secret["data"]["lease.json.gz"])))
+        return Lease.model_validate_json(gzip.decompress(base64.b64decode(secret["data"]["lease.json.gz"])), context=STORED)
     except (KeyError, OSError, EOFError) as error:
         raise ValueError(f"{secret['metadata'].get('name')}: no lease") from error
 
