@@ -86,6 +86,11 @@ def lacks_company(pod: Document) -> bool:
     return not _company(pod)
 
 
+def cannot_meet(record: Record, seen: Seen) -> bool:
+    """Whether a part's program could not be started, for which the others, who have not begun, wait in vain."""
+    return not has_begun(record, seen) and any(standing.cannot_begin(pod) for pod in seen.ranks.values())
+
+
 def failed_part(seen: Seen) -> int | None:
     """Return the first part whose program has failed, or is being ended by somebody."""
     for rank, pod in sorted(seen.ranks.items()):
@@ -161,11 +166,7 @@ def ended(record: Record, seen: Seen, now: datetime) -> End:
         return standing.ended(record, seen, now)
     uid = record.job_uid or record.uid
     if not has_begun(record, seen):
-        # The pod that could not be prepared says why; the others were ended for it.
-        first = min(
-            seen.ranks.values(), key=lambda pod: (not standing.has_words(pod), bool(pod["metadata"].get("deletionTimestamp")))
-        )
-        run = standing.unstarted(record, replace(seen, pod=first), now)
+        run = standing.unstarted(record, replace(seen, pod=min(seen.ranks.values(), key=_silence)), now)
         return End(replace(run, uid=uid, meter=()), delivered=False)
     ends = {rank: standing.ended(record, replace(seen, pod=pod), now) for rank, pod in sorted(seen.ranks.items())}
     rank = _telling(record, seen, ends)
@@ -189,6 +190,11 @@ def ended(record: Record, seen: Seen, now: datetime) -> End:
     for end in ends.values():
         notes = {**end.notes, **notes}
     return End(run, notes, first_end.checkpoint, delivered=first_end.delivered)
+
+
+def _silence(pod: Document) -> tuple[bool, bool, bool]:
+    """Order the pods of a run that never began: one that could not be prepared or started says why; others were ended for it."""
+    return not standing.has_words(pod), not standing.cannot_begin(pod), bool(pod["metadata"].get("deletionTimestamp"))
 
 
 def moment_of(fact: MeterFact) -> datetime:

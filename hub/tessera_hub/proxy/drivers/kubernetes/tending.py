@@ -242,7 +242,7 @@ class Tender:
         if ranks.is_late(ranks.half_placed_since(record, seen), self.gang_seconds, datetime.now(UTC)):
             why = f"only some of {record.size} parts found a place within {self.gang_seconds} s"
             await self.note(entry, {GAVE_BACK: why}, gave_back=why)
-        if entry.record.gave_back is not None:
+        if entry.record.gave_back is not None or ranks.cannot_meet(record, seen):
             await self._end_unbegun(entry, seen)
             return
         company = ranks.company_of(record, seen)
