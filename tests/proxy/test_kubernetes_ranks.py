@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tessera_hub.proxy.drivers.kubernetes import ranks, standing
+from tessera_hub.proxy.drivers.kubernetes import ranks, services, standing
 from tessera_hub.proxy.drivers.kubernetes.lostnodes import as_it_stands
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, RECORD
 from tessera_hub.proxy.drivers.kubernetes.record import Record
@@ -176,6 +176,18 @@ def test_a_pod_that_was_collected_with_its_node_is_lost_and_not_evicted(
         assert (run.phase, run.reason.code if run.reason else "") == ("FAILED", "cluster.lost")
         last = 20 if not heard else 30 if shown is collected else 40
         assert run.at == moment(at(last)), "until it was last heard of, where that is known"
+
+
+@pytest.mark.parametrize(("reason", "last"), [(None, 20), ("ContainersNotReady", 30)], ids=["by its node's silence", "by itself"])
+def test_a_pod_that_was_not_ready_by_itself_does_not_tell_when_its_node_fell_silent(
+    record: Record, make_lease: LeaseMaker, reason: str | None, last: int
+) -> None:
+    """A service that never listens is not ready from its birth on, and is not free where its node is deleted."""
+    lease, _source = make_lease("x", kind="service")
+    shown = deleted(0, 30)
+    shown["status"]["conditions"] = [{"type": "Ready", "status": "False", "lastTransitionTime": at(20), "reason": reason}]
+    served = services.served_now(replace(record, lease=lease), [as_it_stands(shown, None, NOW.replace(second=40))], NOW)
+    assert [(one.action, one.at) for one in served] == [("START", moment(at(1))), ("STOP", moment(at(last)))]
 
 
 def test_a_lost_node_ends_its_run_when_it_was_last_heard_of(record: Record, make_lease: LeaseMaker) -> None:

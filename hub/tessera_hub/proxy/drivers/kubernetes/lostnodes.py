@@ -32,7 +32,7 @@ def as_it_stands(pod: Document, node: Document | None, now: datetime) -> Documen
         if not given_up or _answers(node) or status.get("phase") in ("Succeeded", "Failed"):
             return pod
     # Of a node that is gone its pods still tell since when it was silent; one that is back says nothing of that time.
-    silent = next((ready for ready in (_ready(node), _ready(pod)) if ready.get("status") in ("False", "Unknown")), {})
+    silent = next((ready for ready in (_ready(node), _made_unready(pod)) if ready.get("status") in ("False", "Unknown")), {})
     since = str(silent.get("lastTransitionTime") or deleted or now.isoformat())
     message = f"node {name} is gone" if node is None else f"node {name} does not answer since {since}"
     containers = [_ended(container, since) for container in status.get("containerStatuses") or ()]
@@ -53,8 +53,17 @@ def _answers(node: Document | None) -> bool:
     return _ready(node).get("status") == "True"
 
 
+def _made_unready(pod: Document) -> Mapping[str, Any]:
+    """Return a pod's condition, empty if its kubelet made it false, as while a program does not listen, perhaps from birth.
+
+    While a node is silent Kubernetes makes it false and gives no reason: source, ``MarkPodsNotReady``, ``pkg/controller/util/node``.
+    """
+    ready = _ready(pod)
+    return {} if ready.get("reason") else ready
+
+
 def _ready(node: Document | None) -> Mapping[str, Any]:
-    """Return the condition of a node, or of a pod, of which it is false while its node is silent."""
+    """Return the condition of a node or pod."""
     conditions = ((node or {}).get("status") or {}).get("conditions") or ()
     return next((condition for condition in conditions if condition.get("type") == "Ready"), {})
 
