@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tessera_hub.proxy.drivers.kubernetes.objects import lease_of
 from tessera_hub.proxy.drivers.rundirectory import RunDirectory
 from tessera_hub.schemas.bounds import STORED
-from tessera_hub.schemas.protocol import Lease
+from tessera_hub.schemas.protocol import Dataset, Inventory, Lease
 from tessera_hub.schemas.tasks import TaskSpec
 from tests.proxy.by_hand import ProxyByHand
 from tests.service import ServiceProcess, script_spec, upload
@@ -113,3 +113,15 @@ def test_what_was_never_accepted_is_not_read_either(changed: dict[str, Any]) -> 
     body |= {"inputs": {"files": [{"path": "a.py", "sha256": "0" * 64, "size": 0}]}}
     with pytest.raises(ValidationError):
         TaskSpec.model_validate(body | changed, context=STORED)
+
+
+def test_who_has_no_data_sets_writes_what_was_written_before_there_were_any(proxy: ProxyByHand, ada: httpx.Client) -> None:
+    task_id = submitted(ada)
+    assert "datasets" not in ada.get(f"/tasks/{task_id}").json()["spec"]
+    proxy.begin()
+    assert "datasets" not in proxy.lease(task_id)["spec"]
+    inventory = Inventory(pools=[])
+    assert "datasets" not in inventory.model_dump(mode="json")
+    assert "datasets" not in inventory.model_dump_json()
+    full = Inventory(pools=[], datasets={"birds": Dataset()})
+    assert Inventory.model_validate_json(full.model_dump_json()) == full

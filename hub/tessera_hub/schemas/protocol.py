@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -101,7 +102,8 @@ class Inventory(Strict):
     pools: list[Pool]
     environments: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Environment name → how it exists here (``local path``, ``image``, …) and its kernels."""
-    datasets: dict[DatasetName, Dataset] = Field(default_factory=dict)
+    datasets: dict[DatasetName, Dataset] = Field(default_factory=dict, exclude_if=operator.not_)
+    """Sent only where there are some: a service from before data sets takes all others."""
     prices: dict[str, int] = Field(default_factory=dict)
     """Optional own prices, nano-units per unit-hour by dimension."""
     shared_storage: str | None = None

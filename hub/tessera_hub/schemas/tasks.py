@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -189,8 +190,9 @@ class TaskDraft(Strict):
     """Environment variables of the run. Never secrets: reference those by ``secrets``."""
     secrets: dict[str, SecretReference] = Field(default_factory=dict, max_length=50)
     """Variable name → reference of a secret, resolved at the Proxy."""
-    datasets: list[DatasetName] = Field(default_factory=list, max_length=20)
-    """Data sets that the run reads, at ``$TESSERA_DATASETS/<name>``; only clusters that have them all take it."""
+    datasets: list[DatasetName] = Field(default_factory=list, max_length=20, exclude_if=operator.not_)
+    """Data sets that the run reads, at ``$TESSERA_DATASETS/<name>``; only clusters that have them all take it. Written only where
+    there are some: what came before data sets reads all others."""
     inputs: Inputs = Field(default_factory=Inputs)
     output_folder: str | None = None
     """Folder of the workspace, relative to its root, where results are placed; None: beside the notebook."""
