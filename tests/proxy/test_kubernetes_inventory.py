@@ -134,6 +134,14 @@ def test_a_shared_card_has_the_memory_that_its_node_agent_hands_out() -> None:
     assert resources_of(asked, None, offered(shares)) == {"tessera.io/vgpu": "100", "tessera.io/vgpu-memory": "71104"}
 
 
+def test_a_node_that_has_not_told_of_its_memory_yet_offers_no_shares() -> None:
+    begins = node("begins", A100, resources={"tessera.io/vgpu": "200", "tessera.io/vgpu-memory": "0"})
+    shares = node("shares", A100, resources={"tessera.io/vgpu": "200", "tessera.io/vgpu-memory": "142208"})
+    asked = CardRequest(centi_cards=100, mode=CardMode.VCUDA)
+    assert devices_of_node(begins) == []
+    assert resources_of(asked, None, offered(begins, shares)) == {"tessera.io/vgpu": "100", "tessera.io/vgpu-memory": "71104"}
+
+
 def test_a_share_that_may_be_split_says_over_how_many_cards() -> None:
     request = CardRequest(centi_cards=150, max_cards=2, mode=CardMode.VCUDA)
     assert annotations_of(request, {"tessera.io/vgpu": "150"}) == {"vgpu.tessera.io/max-cards": "2"}

@@ -136,6 +136,8 @@ def devices_of(labels: Mapping[str, str], amounts: Mapping[str, int]) -> list[De
             if resource == VGPU and cards and VGPU_MEMORY in amounts:
                 # The node agent keeps room for contexts: not all of a card's memory can be given away.
                 memory = amounts[VGPU_MEMORY] // cards
+            if memory < 1:
+                continue  # its agent has told of the cards and not yet of their memory
             found.append(Device(resource, kind, CardMode.VCUDA, cards, CENTI_CARDS_PER_CARD, memory))
         elif maker_of(resource) is not None:
             kind = class_of(labels, resource)

@@ -56,7 +56,7 @@ def _answers(node: Document | None) -> bool:
 def _made_unready(pod: Document) -> Mapping[str, Any]:
     """Return a pod's condition, empty if its kubelet made it false, as while a program does not listen, perhaps from birth.
 
-    While a node is silent Kubernetes makes it false and gives no reason: source, ``MarkPodsNotReady``, ``pkg/controller/util/node``.
+    While a node is silent Kubernetes makes it false and gives no reason: source, ``MarkPodsNotReady`` in ``pkg/controller/util``.
     """
     ready = _ready(pod)
     return {} if ready.get("reason") else ready
