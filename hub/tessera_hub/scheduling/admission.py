@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -28,7 +28,7 @@ from tessera_hub.scheduling.reasons import Reason as DecidedReason
 from tessera_hub.scheduling.snapshot import ClusterState, PendingRun, QueueState, Snapshot
 from tessera_hub.scheduling.standing import due
 from tessera_hub.scheduling.translation import cluster_state, queue_states, shape_of
-from tessera_hub.schemas.protocol import Dataset, Inventory
+from tessera_hub.schemas.protocol import Inventory
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.resources import ResourceVector
 from tessera_hub.schemas.tasks import Phase, TaskDraft
@@ -75,7 +75,6 @@ class Admission:
         environments: dict[str, frozenset[str]],
         kernels: dict[str, frozenset[str]],
         waiting: dict[int, int],
-        datasets: Mapping[str, Sequence[Dataset]],
     ) -> None:
         self.clusters = clusters
         self.queues = queues
@@ -83,7 +82,6 @@ class Admission:
         self.environments = environments
         self.kernels = kernels
         self.waiting = waiting
-        self.datasets = datasets
         self.cluster_ids = {c.name: c.id for c in clusters}
         self.names = {c.id: c.name for c in clusters}
         self._never: dict[tuple[str, str, str, str | None], tuple[Reason, ...]] = {}
@@ -121,21 +119,17 @@ class Admission:
         )
         environments: dict[str, set[str]] = {}
         kernels: dict[str, set[str]] = {}
-        datasets: dict[str, list[Dataset]] = {}
         for row in rows:
             inventory = Inventory.model_validate(row.inventory) if row.inventory else Inventory(pools=[])
             for name, how in inventory.environments.items():
                 environments.setdefault(name, set()).add(str(row.id))
                 kernels.setdefault(name, set()).update(str(k) for k in how.get("kernels") or ())
-            for name, dataset in inventory.datasets.items():
-                datasets.setdefault(name, []).append(dataset)
         return cls(
             tuple(cluster_state(row, price_by_dimension, held.get(row.id, {})) for row in rows),
             queue_states(tree),
             {n: frozenset(ids) for n, ids in environments.items()},
             {n: frozenset(k) for n, k in kernels.items()},
             {row[0]: row[1] for row in waiting.all()},
-            datasets,
         )
 
     def check_names(self, spec: TaskDraft, is_open: Callable[[str], bool], tenant: str) -> None:
@@ -148,10 +142,10 @@ class Admission:
             SubmissionError: ``cluster.unknown``, ``dataset.unknown``, ``environment.not_allowed``, ``environment.unknown`` or
                 ``kernel.unknown``.
         """
+        mine = self._datasets_of(tenant) if spec.datasets else frozenset()
         for name in spec.datasets:
-            if not any(dataset.is_open(tenant) for dataset in self.datasets.get(name, ())):
-                mine = sorted(n for n, found in self.datasets.items() if any(d.is_open(tenant) for d in found))
-                raise SubmissionError("dataset.unknown", dataset=name, tenant=tenant, datasets=mine)
+            if name not in mine:
+                raise SubmissionError("dataset.unknown", dataset=name, tenant=tenant, datasets=sorted(mine))
         for name in spec.clusters or ():
             if name not in self.cluster_ids:
                 raise SubmissionError("cluster.unknown", cluster=name, clusters=sorted(self.cluster_ids))
@@ -161,6 +155,16 @@ class Admission:
         known = self.kernels.get(spec.environment)
         if spec.kernel and known and spec.kernel not in known:
             raise SubmissionError("kernel.unknown", kernel=spec.kernel, environment=spec.environment, kernels=sorted(known))
+
+    def _datasets_of(self, tenant: str) -> frozenset[str]:
+        """Return the data sets that a tenant may read, at the clusters that it may use."""
+        return frozenset(
+            name
+            for cluster in self.clusters
+            if cluster.tenants is None or tenant in cluster.tenants
+            for name, readers in cluster.datasets.items()
+            if readers is None or tenant in readers
+        )
 
     def never(self, spec: TaskDraft, where: Destination) -> tuple[Reason, ...]:
         """Return why *spec* can never start in that queue as things are set up; empty if it can.
