@@ -213,3 +213,17 @@ def test_a_pod_lost_before_its_start_is_placed_anew(record: Record, make_lease: 
     lost = as_it_stands(deleted(0, 30, began=None), None, NOW.replace(second=40))
     run = standing.ended(replace(record, lease=lease), Seen(None, lost), NOW).run
     assert (run.phase, run.reason.code if run.reason else "", run.meter) == ("QUEUED", "cluster.gave_back", ())
+
+
+def test_a_company_that_loses_a_part_before_its_start_is_placed_anew(record: Record) -> None:
+    """No part begins before all were shown the list, so none may have begun unseen."""
+    lost = as_it_stands(deleted(1, 30, told=False), SILENT, NOW.replace(second=40))
+    assert ranks.cannot_meet(record, seen(pod(0, told=False), lost, pod(2, told=False, began=None)))
+    stopped = {"at": 41, "exit": 143, "state": "cancelled"}
+    others = [deleted(rank, 45, told=False, **stopped) for rank in (0, 2)]
+    found = seen(others[0], lost, others[1])
+    assert ranks.is_over(record, found)
+    run = ranks.ended(record, found, NOW).run
+    assert run.reason is not None
+    assert (run.phase, run.reason.code, run.reason.detail) == ("QUEUED", "cluster.gave_back", {"reason": standing.NODE_LOST})
+    assert not ranks.cannot_meet(record, seen(pod(0), lost, pod(2))), "these have begun, and are ended as others are"

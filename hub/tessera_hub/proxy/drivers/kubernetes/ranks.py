@@ -87,8 +87,10 @@ def lacks_company(pod: Document) -> bool:
 
 
 def cannot_meet(record: Record, seen: Seen) -> bool:
-    """Whether a part's program could not be started, for which the others, who have not begun, wait in vain."""
-    return not has_begun(record, seen) and any(standing.cannot_begin(pod) for pod in seen.ranks.values())
+    """Whether a part could not be started, or its node did not keep it: the others, who have not begun, wait for it in vain."""
+    if has_begun(record, seen):
+        return False
+    return any(standing.cannot_begin(pod) or standing.was_turned_away(pod) for pod in seen.ranks.values())
 
 
 def failed_part(seen: Seen) -> int | None:
@@ -192,9 +194,10 @@ def ended(record: Record, seen: Seen, now: datetime) -> End:
     return End(run, notes, first_end.checkpoint, delivered=first_end.delivered)
 
 
-def _silence(pod: Document) -> tuple[bool, bool, bool]:
-    """Order the pods of a run that never began: one that could not be prepared or started says why; others were ended for it."""
-    return not standing.has_words(pod), not standing.cannot_begin(pod), bool(pod["metadata"].get("deletionTimestamp"))
+def _silence(pod: Document) -> tuple[bool, bool, bool, bool]:
+    """Order the pods of a run that never began: one that could not be prepared, started or kept says why; others ended for it."""
+    deleted = bool(pod["metadata"].get("deletionTimestamp"))
+    return not standing.has_words(pod), not standing.cannot_begin(pod), not standing.was_turned_away(pod), deleted
 
 
 def moment_of(fact: MeterFact) -> datetime:

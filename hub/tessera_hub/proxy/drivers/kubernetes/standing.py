@@ -96,6 +96,11 @@ def cannot_begin(pod: Document) -> bool:
     return "exitCode" in main and not main.get("startedAt")
 
 
+def was_turned_away(pod: Document) -> bool:
+    """Whether a node did not keep a pod, for a reason that has nothing to do with it."""
+    return str((pod.get("status") or {}).get("reason") or "").startswith(_GIVEN_BACK)
+
+
 def _has_failed(job: Document | None) -> bool:
     if job is None:
         return False
@@ -196,8 +201,10 @@ def unstarted(record: Record, seen: Seen, now: datetime) -> NativeRun:
         words = str(main.get("message") or "")[:1000]
         return _native(record, seen, Phase.FAILED, at, reason_of("cluster.start_failed", words, detail))
     native, message = str(status.get("reason") or ""), str(status.get("message") or "")
-    if native.startswith(_GIVEN_BACK):
-        detail = {"reason": native} | ({MAY_HAVE_BEGUN: True} if native == NODE_LOST else {})
+    if was_turned_away(seen.pod):
+        # Parts begin together, once each was shown the list of all, which a lost one would still have.
+        unseen = native == NODE_LOST and record.size == 1
+        detail = {"reason": native} | ({MAY_HAVE_BEGUN: True} if unseen else {})
         return _native(record, seen, Phase.QUEUED, at, reason_of("cluster.gave_back", message[:1000], detail))
     if seen.pod["metadata"].get("deletionTimestamp"):
         phase, taken = _taken(seen.pod)
