@@ -192,6 +192,22 @@ async def test_one_that_is_not_where_its_operator_said_is_told(site: Site, make_
     assert run.reason.detail["dataset"] == "gone"
 
 
+@pytest.mark.parametrize("site", kinds("slurm"), indirect=True)
+async def test_one_that_is_withdrawn_ends_no_run_whose_job_is_there(site: Any, make_lease: LeaseMaker) -> None:
+    """The Proxy ended before it had noted the job."""
+    driver = await site.start()
+    lease, source = make_lease("import time\ntime.sleep(3)", datasets=["digits"])
+    await site.submit(lease, source)
+    await site.wait(lease, "RUNNING")
+    await site.abandon(driver)
+    site.current = None
+    (driver.root / str(lease.run_id) / "native.json").unlink()
+    site.settings = site.settings.model_copy(update={"datasets": {}})
+    await site.start()
+    run = await site.wait(lease)
+    assert (run.phase, run.reason) == ("SUCCEEDED", None)
+
+
 @pytest.mark.root
 async def test_aws_batch_has_none_and_says_so(request: pytest.FixtureRequest, data: Path, make_lease: LeaseMaker) -> None:
     async with await aws_batch(request, data) as site:

@@ -214,29 +214,34 @@ class Preparation:
         Raises:
             DriverError: Slurm refused it.
         """
-        lease, place = run.lease, self.files.place(run)
-        environment = self.environment_of(lease)
         name = (run.read("prepared.json") or {}).get("partition")
         partition = next((p for p in self.partitions if p.name == name), PartitionSettings(name=str(name)))
-        options = job_options(lease, self.settings, partition, self.cards, place, self._default(partition))
-        arguments = job_arguments(lease, environment, place, folders(lease, self.settings.datasets).values())
         again = run.read("submitting.json") is not None
         pause = self.settings.poll_seconds
         while True:
             try:
                 job_id = await self._found(run) if again else None
                 if job_id is None:
+                    # Only now: what has been taken out of the settings since ends no job that is there.
+                    options, script, arguments = self._job(run, partition)
                     run.write("submitting.json", {"at": datetime.now(UTC).isoformat()})
                     again = True
-                    job_id = await self.slurm.submit(options, place.script, arguments, self.account_name(run))
+                    job_id = await self.slurm.submit(options, script, arguments, self.account_name(run))
                 break
             except TransportError as error:  # whether it arrived is not known: look before the next try
-                log.warning("slurm_unreachable", run=str(lease.run_id), error=str(error))
+                log.warning("slurm_unreachable", run=str(run.lease.run_id), error=str(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         native.job_id = job_id
         native.save(run)
-        log.info("job_submitted", run=str(lease.run_id), job=job_id, partition=partition.name)
+        log.info("job_submitted", run=str(run.lease.run_id), job=job_id, partition=partition.name)
+
+    def _job(self, run: RunDirectory, partition: PartitionSettings) -> tuple[list[str], str, list[str]]:
+        """Return options, script and arguments of a run's job."""
+        lease, place = run.lease, self.files.place(run)
+        options = job_options(lease, self.settings, partition, self.cards, place, self._default(partition))
+        read = folders(lease, self.settings.datasets).values()
+        return options, place.script, job_arguments(lease, self.environment_of(lease), place, read)
 
     async def _found(self, run: RunDirectory) -> str | None:
         """Return the job that an earlier try made: the one that has begun, else the first that is there."""
