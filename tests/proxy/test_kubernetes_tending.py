@@ -31,26 +31,24 @@ class Server(ThreadingHTTPServer):
     """An API server that takes everything and has nothing."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
+        asked = self.asked = list[tuple[str, str]]()
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                asked.append((self.command, self.path.partition("?")[0]))
+                body = json.dumps({"metadata": {}, "items": []}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PATCH = do_DELETE = answer  # noqa: N815
+
+            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+                """Print nothing."""
+
         super().__init__(("127.0.0.1", 0), Handler)
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.server.asked.append((self.command, self.path.partition("?")[0]))
-        body = json.dumps({"metadata": {}, "items": []}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_PATCH = do_DELETE = answer  # noqa: N815
-
-    def log_message(self, *_args: Any) -> None:
-        """Print nothing."""
 
 
 @pytest.fixture
