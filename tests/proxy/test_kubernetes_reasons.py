@@ -92,5 +92,14 @@ def test_a_missing_secret_is_the_persons_to_mend() -> None:
     assert found.code == "secret.unknown"
 
 
+def test_a_folder_that_a_data_sets_volume_has_not_is_told_as_such() -> None:
+    words = 'failed to create subPath directory for volumeMount "{}" of container "main"'
+    for volume, code in (("dataset-0", "dataset.missing"), ("home", "cluster.start_failed")):
+        state = {"waiting": {"reason": "CreateContainerConfigError", "message": words.format(volume)}}
+        found = reason_for(causes_of_pod({"status": {"containerStatuses": [{"name": "main", "state": state}]}}))
+        assert found is not None
+        assert found.code == code
+
+
 def test_every_code_has_a_text() -> None:
     assert set(CODES.values()) <= REASONS.keys()

@@ -24,16 +24,15 @@ from tessera_hub.proxy.drivers.datasets import told
 from tessera_hub.proxy.drivers.kubernetes import objects
 from tessera_hub.proxy.drivers.kubernetes.cards import Device, node_selection, resources_of
 from tessera_hub.proxy.drivers.kubernetes.checking import check_lease, never_started, of_api_error
-from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, has_shares
 from tessera_hub.proxy.drivers.kubernetes.kubelets import Kubelets
+from tessera_hub.proxy.drivers.kubernetes.making import kind_of, make_job
 from tessera_hub.proxy.drivers.kubernetes.mirror import QueueMirror
 from tessera_hub.proxy.drivers.kubernetes.options import ORDER, RUN, SITE, KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.permissions import system_namespace
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
 from tessera_hub.proxy.drivers.kubernetes.ranks import living
 from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, Record, parsed
-from tessera_hub.proxy.drivers.kubernetes.serving import make_service
 from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace, own_subject
 from tessera_hub.proxy.drivers.kubernetes.tending import CALLS_AT_ONCE, Entry, Tender, in_thread, pods_of
 from tessera_hub.proxy.drivers.kubernetes.usage import UsageReader
@@ -156,7 +155,7 @@ class KubernetesDriver(Driver):
         log.info("run_adopted", run=str(record.lease.run_id), phase=entry.shown.phase.value)
         if record.end is None and record.job_uid is None and record.order is None and record.lease.managed_by == "proxy":
             try:
-                await self._make_job(entry)
+                await self._make_job(entry, again=True)
             except DriverError as error:
                 await self.tender.conclude(entry, never_started(record, error))
 
@@ -253,37 +252,30 @@ class KubernetesDriver(Driver):
                     self._namespaces[lease.tenant_id] = await in_thread(make)
         return self._namespaces[lease.tenant_id]
 
-    def _see_claim(self, claim: str, namespace: str) -> None:
-        """A pod with a volume that is not there would wait for ever."""
-        if Collection(self.transport, objects.CLAIMS).get(claim, namespace) is None:
-            raise DriverError("inputs.live_refused", f"namespace {namespace} has no volume {claim} with people's homes")
+    async def _make_job(self, entry: Entry, *, again: bool = False) -> None:
+        """Make the job of a run that has none; a repeat finds it.
 
-    async def _make_job(self, entry: Entry) -> None:
-        """Make the job of a run that has none; a repeat finds it."""
+        Args:
+            again: it may be there already; then nothing that was taken out of the settings since ends it.
+        """
         record = entry.record
-        template = self._template(record.lease)
-        secret = {"metadata": {"name": record.name, "namespace": record.namespace, "uid": record.uid}}
-        if self.uses_volcano:
-            kind, queue = objects.VOLCANO_JOBS, self.mirror.name_of(record.lease.queue)
-            document = objects.volcano_job(record.lease, self.options, secret, template, queue)
-        else:
-            kind, document = objects.PLAIN_JOBS, objects.plain_job(record.lease, self.options, secret, template)
+        kind = kind_of(record, volcano=self.uses_volcano)
+        jobs = Collection(self.transport, kind)
         try:
-            namespace = await self._namespace(record.lease)
-            if (home := home_of(record.lease, self.options.homes)) is not None:
-                await in_thread(lambda: self._see_claim(home.claim, namespace))
-            if record.size > 1 and not self.uses_volcano:  # Volcano makes its own
-                names = objects.peers_service(record.lease, self.options, secret)
-                await in_thread(lambda: Collection(self.transport, objects.SERVICES).create_or_get(names))
-            if record.is_service:
-                made = await in_thread(lambda: make_service(self.transport, record, self.options, template))
-            else:
-                made, _new = await in_thread(lambda: Collection(self.transport, kind).create_or_get(document))
+            await self._namespace(record.lease)
+            known = await in_thread(lambda: jobs.get(record.name, record.namespace)) if again else None
+            made = known or await self._new_job(record)
+            if not record.is_service:
                 self.picture.put_job(kind, made)
             await self.tender.note(entry, {JOB: made["metadata"]["uid"]}, job_uid=made["metadata"]["uid"])
         except (ClusterApiError, ValueError) as error:
             raise of_api_error(error) from error
         self._changed.set()
+
+    async def _new_job(self, record: Record) -> dict[str, Any]:
+        template, volcano = self._template(record.lease), self.uses_volcano
+        queue = self.mirror.name_of(record.lease.queue) if volcano else None
+        return await in_thread(lambda: make_job(self.transport, record, self.options, template, queue, volcano=volcano))
 
     # --- orders ---------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ CODES: Final = {
 }
 """Kind of a cause → code of docs/reference/reasons.md."""
 TEXT_LIMIT: Final = 1000
+_NO_FOLDER: Final = 'failed to create subPath directory for volumeMount "dataset-'
+"""What a kubelet says of a folder that a read-only volume has not. Source: ``pkg/kubelet/kubelet_pods.go``."""
 _QUEUE_NOT_OPEN: Final = ("unable to find job queue", "can only submit job to queue with state")
 
 
@@ -49,6 +51,8 @@ def reason_for(causes: Sequence[Cause]) -> Reason | None:
     code = CODES[first.kind]
     if first.kind == "config" and "secret" in first.message and "not found" in first.message:
         code = "secret.unknown"
+    elif first.kind == "config" and _NO_FOLDER in first.message:
+        code = "dataset.missing"
     detail = {key: value for key, value in first.detail.items() if isinstance(value, str | int)}
     others = list(dict.fromkeys(CODES[cause.kind] for cause in causes[1:] if CODES[cause.kind] != code))
     return reason_of(code, first.message[:TEXT_LIMIT], detail | ({"also": others} if others else {}))
