@@ -9,6 +9,8 @@
 #define PIECE (2 * MIB)
 #define SMALL MIB
 
+CUresult placing_init(unsigned int flags); /* placing.c: cuInit of the driver */
+
 /* contexts.c */
 int card_of_device(CUdevice device);
 CUresult current_card(int *card, void **context); /* an error of the driver's, or CUDA_ERROR_INVALID_DEVICE for a card that is not of the slice */

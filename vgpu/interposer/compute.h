@@ -23,6 +23,7 @@ struct peer {
     uint32_t place, request, limit, weight, priority;
     bool active;                  /* in the last look */
     uint64_t kept_ns, allowed_ns; /* how long it has kept us waiting, and might have */
+    bool distrusted;              /* until that is made up */
 };
 struct roster {
     unsigned count;

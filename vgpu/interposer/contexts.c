@@ -33,7 +33,7 @@ EXPORTED CUresult cuInit(unsigned int flags)
 {
     if (!limits_open() || !usage_join())
         return CUDA_ERROR_NOT_PERMITTED;
-    return driver()->cuInit(flags);
+    return placing_init(flags);
 }
 
 /* NO_CARD, too, for those of the slice that other processes are placed on. */

@@ -179,7 +179,8 @@ static uint64_t measured(struct lane *lane, const struct fence *fence)
         return fence->cost;
     uint64_t took = (uint64_t)((double)ms * 1e6);
     took -= fence->idle_ns < took / 2 ? fence->idle_ns : took / 2; /* a call takes as long as a short kernel */
-    took -= fence->rest_ns < took / 2 ? fence->rest_ns : took / 2;
+    if (!fence->mixed) /* so it is little of it, even where a neighbour says more than is so */
+        took -= fence->rest_ns < took / 2 ? fence->rest_ns : took / 2;
     /* Others who came when it was nearly done, or went when it had just begun, have had nothing to speak of. */
     uint64_t least = took / (1 + (fence->beside < lane->turn.beside ? fence->beside : lane->turn.beside));
     if ((fence->mixed || lane->turn.beside) && !fence->guessed) { /* others can only have made it longer */

@@ -16,6 +16,7 @@
 #define IDLE_TURN (300 * US)
 #define IDLE_LANE (20 * MS)
 #define OVERDUE (100 * MS)    /* work that was to be done so long ago may wait for others: they must get their turn */
+#define LONG_CALL (50 * US)
 #define STUCK (1000 * MS)     /* or for a launch that we hold up */
 #define MOST_SLEEP (20 * MS)
 
@@ -109,11 +110,11 @@ static uint64_t step(struct lane *lane, uint64_t now, uint64_t cost, enum why *w
     uint64_t ahead = fences_ahead(lane, now), limit = limits_compute(lane->card).limit, bound = ALONE;
     *why = FOR_LIMIT;
     uint64_t wait = tokens_wait(lane->card, now);
-    if (wait) { /* nobody keeps its turn while it may do nothing */
+    if (wait) { /* nobody keeps its turn, or waits for it, while it may do nothing */
         uint64_t most = MOST_SLEEP;
         if (turn->holds && ahead > HANDOVER)
             most = pause_of(ahead - HANDOVER);
-        else if (turn->holds)
+        else
             turn_end(turn);
         return wait < most ? wait : most;
     }
@@ -225,8 +226,10 @@ void launch_leave(struct launch *launch, CUresult result)
     struct work *work = launch->work;
     if (launch->measured) {
         pthread_mutex_lock(&lane->lock);
-        if (launch->waits)
-            launch->fence.before_ns = 0; /* the call's time is the work's */
+        if (launch->waits && clock_ns() > launch->fence.before_ns + LONG_CALL)
+            launch->fence.before_ns = 0; /* it has waited: the call's time is the work's */
+        if (result)
+            launch->fence.key = 0; /* nothing is learnt of what was not done */
         fence_after(lane, work, &launch->fence, launch->per_thread);
         pthread_mutex_unlock(&lane->lock);
         return;

@@ -90,6 +90,8 @@ static nvmlReturn_t card_of(nvmlDevice_t device, int *card)
     if (result)
         return result;
     *card = limits_open() && usage_open() ? limits_card_named(uuid) : NO_CARD;
+    if (placed_card() != NO_CARD && placed_card() != *card)
+        *card = NO_CARD; /* another process's */
     return *card == NO_CARD ? NVML_ERROR_NO_PERMISSION : NVML_SUCCESS;
 }
 

@@ -2,8 +2,11 @@
    many on each as it has of it. A program that knows nothing of several cards uses all of them by running in several processes.
 
    The place is chosen when a process joins, and kept in its slot of the usage page. */
+#define _GNU_SOURCE
 #include "allocating.h"
 #include "slice.h"
+#include <stdlib.h>
+#include <string.h>
 
 /* Where the share per process is largest after this one has come. By the writer. */
 unsigned placing_choose(void)
@@ -23,9 +26,33 @@ unsigned placing_choose(void)
 
 int placed_card(void)
 {
-    if (!limits_open() || !limits_one_device() || !usage_joined())
-        return NO_CARD;
-    return own.card;
+    return __atomic_load_n(&own.place, __ATOMIC_ACQUIRE) >= 0 ? own.card : NO_CARD;
+}
+
+/* Whether the program lets the driver show what may be its first device. */
+static bool shows_first(const char *visible)
+{
+    return !visible || strncmp(visible, "0", 1) == 0 || strncmp(visible, "GPU-", 4) == 0 || strncmp(visible, "MIG-", 4) == 0;
+}
+
+/* The driver is told to show that card alone, so that its number is 0 wherever a number is asked for. */
+CUresult placing_init(unsigned int flags)
+{
+    const char *before = getenv("CUDA_VISIBLE_DEVICES");
+    int card = placed_card();
+    if (card == NO_CARD || !shows_first(before))
+        return driver()->cuInit(flags);
+    char *kept = before ? strdup(before) : NULL;
+    if (before && !kept)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    setenv("CUDA_VISIBLE_DEVICES", limits_uuid((unsigned)card), 1);
+    CUresult result = driver()->cuInit(flags);
+    if (kept)
+        setenv("CUDA_VISIBLE_DEVICES", kept, 1); /* for the programs that this one starts */
+    else
+        unsetenv("CUDA_VISIBLE_DEVICES");
+    free(kept);
+    return result;
 }
 
 static bool is_one_device(void)
@@ -33,7 +60,7 @@ static bool is_one_device(void)
     return limits_open() && limits_one_device();
 }
 
-/* The driver's device of this process's card; it may not be the driver's first. */
+/* The driver's device of this process's card; not its first where the program says which ones it wants. */
 static CUresult find(CUdevice *device)
 {
     int count = 0;

@@ -62,7 +62,18 @@ static bool is_sound(const struct tessera_neighbour *neighbour)
            neighbour->weight >= 1;
 }
 
-static void add(struct roster *roster, const struct tessera_neighbour *neighbour)
+/* How long somebody has kept us waiting is not forgotten because somebody else came or went. */
+static void remember(struct peer *peer, const struct roster *before)
+{
+    for (unsigned i = 0; i < before->count; i++)
+        if (strcmp(before->peers[i].name, peer->name) == 0 && before->peers[i].place == peer->place) {
+            peer->kept_ns = before->peers[i].kept_ns;
+            peer->allowed_ns = before->peers[i].allowed_ns;
+            peer->distrusted = before->peers[i].distrusted;
+        }
+}
+
+static void add(struct roster *roster, const struct roster *before, const struct tessera_neighbour *neighbour)
 {
     struct stat status;
     struct peer *peer = &roster->peers[roster->count];
@@ -74,6 +85,7 @@ static void add(struct roster *roster, const struct tessera_neighbour *neighbour
     *peer = (struct peer){.own = mine, .place = neighbour->place, .request = neighbour->compute_request_centi, .limit = neighbour->compute_limit_centi,
                           .weight = neighbour->weight, .priority = neighbour->priority_class};
     memcpy(peer->name, neighbour->page, sizeof peer->name);
+    remember(peer, before);
     roster->count++;
 }
 
@@ -98,9 +110,10 @@ void roster_refresh(struct roster *roster, unsigned card, uint64_t now)
         bool whole = syscall(SYS_pread64, file, &read, sizeof read, 0) == (long)sizeof read && read.magic == TESSERA_ROSTER_MAGIC &&
                      read.version == TESSERA_PAGES_VERSION && read.count <= TESSERA_MOST_NEIGHBOURS;
         if (whole) {
+            const struct roster before = *roster;
             roster->count = 0;
             for (unsigned i = 0; i < read.count; i++)
-                add(roster, &read.neighbours[i]);
+                add(roster, &before, &read.neighbours[i]);
             roster->inode = status.st_ino;
             roster->changed = changed;
         }

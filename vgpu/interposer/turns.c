@@ -26,6 +26,8 @@
 #define MOST_LAG (10000 * MS) /* and so far it may be behind them, as after long kernels of theirs; a limit may keep it back for longer */
 #define LONG_AGO (5000 * MS)
 #define GRACE (1000 * MS)     /* somebody may keep us waiting for so much longer than is its part */
+#define MOST_SAVED (2000 * MS) /* and for so much more, if it has not before */
+#define MOST_VIRTUAL (UINT64_C(1) << 62)
 #define MOST_LOOK (20 * MS)   /* between two looks; what is longer was not observed */
 
 /* What a container's seats come to. */
@@ -144,6 +146,10 @@ static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uin
     all->weights += peer->weight;
     peer->active = true;
     if (peer->kept_ns > peer->allowed_ns + GRACE)
+        peer->distrusted = true;
+    else if (peer->kept_ns <= peer->allowed_ns)
+        peer->distrusted = false;
+    if (peer->distrusted)
         return;
     if (sum.held_ns || (sum.wanted_ns && peer->priority > priority))
         peer->kept_ns += waited_ns;
@@ -159,31 +165,55 @@ static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uin
             blocked_by(turn, 0);
         return;
     }
-    if (copy.virtual_ns < turn->floor_ns)
-        turn->floor_ns = copy.virtual_ns;
-    take_in(turn, &sum, copy.virtual_ns, peer);
+    uint64_t virtual_ns = copy.virtual_ns < MOST_VIRTUAL ? copy.virtual_ns : MOST_VIRTUAL;
+    if (virtual_ns < turn->floor_ns)
+        turn->floor_ns = virtual_ns;
+    take_in(turn, &sum, virtual_ns, peer);
 }
 
-/* What the others might have kept us waiting for while we had or wanted the card. */
-static void allow(struct turn *turn, uint32_t priority, const struct weighing *all, uint64_t passed_ns)
+static uint64_t part_of(uint64_t request, uint64_t weight, const struct weighing *all)
 {
+    return request + (all->requests < 100 ? 100 - all->requests : 0) * weight / all->weights;
+}
+
+/* What the others might have kept us waiting for while we had or wanted the card. What some may not use, since they have a limit, may be
+   anybody's. */
+static void allow(struct turn *turn, const struct compute_limits *mine, const struct weighing *all, uint64_t passed_ns)
+{
+    uint64_t part = part_of(mine->request, mine->weight, all), over = part > mine->limit ? part - mine->limit : 0;
+    for (unsigned i = 0; i < turn->roster.count; i++) {
+        const struct peer *peer = &turn->roster.peers[i];
+        part = part_of(peer->request, peer->weight, all);
+        if (!peer->own && peer->active && part > peer->limit)
+            over += part - peer->limit;
+    }
     for (unsigned i = 0; i < turn->roster.count; i++) {
         struct peer *peer = &turn->roster.peers[i];
-        uint64_t idle = all->requests < 100 ? 100 - all->requests : 0, due = peer->limit;
+        uint64_t due = part_of(peer->request, peer->weight, all) + over;
         if (peer->own || !peer->active)
             continue;
-        if (peer->priority == priority && peer->request + idle * peer->weight / all->weights < due)
-            due = peer->request + idle * peer->weight / all->weights;
+        if (peer->priority > mine->priority || due > peer->limit)
+            due = peer->limit;
         peer->allowed_ns += passed_ns * due / 100;
-        if (peer->allowed_ns > peer->kept_ns + MOST_LAG)
-            peer->allowed_ns = peer->kept_ns + MOST_LAG;
+        if (peer->allowed_ns > peer->kept_ns + MOST_SAVED)
+            peer->allowed_ns = peer->kept_ns + MOST_SAVED;
     }
+}
+
+/* Nobody is ahead of the others for longer than they may be behind it; what it was lifted by may have been a lie. */
+static void come_back(struct turn *turn)
+{
+    uint64_t *place = &own_card(turn)->virtual_ns, have = __atomic_load_n(place, __ATOMIC_RELAXED);
+    uint64_t most = turn->floor_ns == UINT64_MAX ? UINT64_MAX : turn->floor_ns + MOST_LAG;
+    while (have > most && !__atomic_compare_exchange_n(place, &have, most, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+        ;
 }
 
 void turn_look(struct turn *turn, uint64_t now)
 {
     uint64_t passed_ns = now > turn->looked_ns && now - turn->looked_ns < MOST_LOOK ? now - turn->looked_ns : 0;
-    bool wants = __atomic_load_n(&own_seat(turn)->wanted_ns, __ATOMIC_RELAXED) != 0;
+    uint64_t wanted_ns = __atomic_load_n(&own_seat(turn)->wanted_ns, __ATOMIC_RELAXED);
+    bool wants = wanted_ns != 0, long_since = wants && now > wanted_ns + 2 * QUANTUM; /* a turn of another's keeps nobody waiting */
     const struct compute_limits mine = limits_compute(turn->card);
     struct weighing all = {mine.request, mine.weight};
     roster_refresh(&turn->roster, turn->card, now);
@@ -195,7 +225,7 @@ void turn_look(struct turn *turn, uint64_t now)
     turn->floor_ns = UINT64_MAX;
     for (unsigned i = 0; i < turn->roster.count; i++)
         if (!turn->roster.peers[i].own)
-            look_at(turn, &turn->roster.peers[i], mine.priority, now, wants ? passed_ns : 0, &all);
+            look_at(turn, &turn->roster.peers[i], mine.priority, now, long_since ? passed_ns : 0, &all);
     /* Processes of one container take turns only where their time must be measured. */
     struct sum sum = sum_of(own_card(turn), (int)turn->seat, now);
     count_work(turn, &sum);
@@ -203,11 +233,12 @@ void turn_look(struct turn *turn, uint64_t now)
         take_in(turn, &sum, __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED), NULL);
     }
     uint64_t idle = all.requests < 100 ? 100 - all.requests : 0;
+    come_back(turn);
     turn->share_ppm = (uint64_t)mine.request * 10000 + idle * 10000 * mine.weight / all.weights;
     if (wants && !turn->blocked && turn->waiting_peer) /* it is next, and does not take its turn */
         turn->waiting_peer->kept_ns += passed_ns;
     if (wants || turn->holds)
-        allow(turn, mine.priority, &all, passed_ns);
+        allow(turn, &mine, &all, passed_ns);
     turn->looked_ns = now;
     if (turn->blocked || turn->holds)
         turn->free_ns = 0;

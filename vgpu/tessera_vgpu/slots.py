@@ -73,7 +73,7 @@ class SlotStore:
                 folder=folder,
             ) from error
         self._slots: dict[str, Slot] = {}
-        self._held_back: set[str] = set()
+        self._held_back: frozenset[tuple[str, str]] = frozenset()
         try:
             self._adopt()
         except BaseException:
@@ -199,27 +199,36 @@ class SlotStore:
             self._tell_neighbours()
             return changed
 
-    def hold_back(self, nonce: str, held_back: bool) -> None:
-        """Let a container have no more of its cards' time than it requested, or its limit again.
+    def hold_back(self, held_back: Collection[tuple[str, str]]) -> None:
+        """Let these containers have no more of these cards' time than they requested, and all others their limits.
 
         It holds as long as this store is open: who opens the folder next gives everybody its limit.
+
+        Args:
+            held_back: nonces with UUIDs.
         """
         with self._lock:
-            slot = self._slots.get(nonce)
-            if slot is None or slot.binding is None or (nonce in self._held_back) == held_back:
+            if self._held_back == frozenset(held_back):
                 return
-            self._held_back.symmetric_difference_update({nonce})
-            self._realise(slot)
-            self._tell_neighbours()
+            changed = self._held_back ^ frozenset(held_back)
+            before, self._held_back = self._held_back, frozenset(held_back)
+            try:
+                for nonce in {nonce for nonce, _uuid in changed} & set(self._slots):
+                    if self._slots[nonce].binding is not None:
+                        self._realise(self._slots[nonce])
+                self._tell_neighbours()
+            except BaseException:
+                self._held_back = before
+                raise
 
     def limits(self, nonce: str, binding: Binding) -> Limits:
         """Return the limits that are in force for a promise."""
         limits = binding.limits(self._contexts)
-        if nonce not in self._held_back:
-            return limits
-        return replace(
-            limits, cards=tuple(replace(card, compute_limit_centi=card.compute_request_centi) for card in limits.cards)
+        cards = (
+            replace(card, compute_limit_centi=card.compute_request_centi) if (nonce, card.uuid) in self._held_back else card
+            for card in limits.cards
         )
+        return replace(limits, cards=tuple(cards))
 
     def settle(self, nonce: str, uuid: str) -> None:
         """Give to others what a container had of a card before its memory was made less: it has been seen to hold it no more."""
@@ -250,7 +259,6 @@ class SlotStore:
                 (self.journal / f"{nonce}.json").unlink(missing_ok=True)
                 sync_folder(self.journal)
                 del self._slots[nonce]
-                self._held_back.discard(nonce)
                 self._tell_neighbours()
 
     def prune(self, known: Collection[str], older_than_s: float) -> int:

@@ -31,11 +31,15 @@ from tessera_vgpu.pages import CardLimits, Limits, copy_page
 
 STALE_NS: Final = 200_000_000
 """Who has said nothing for so long is not active, as in ``turns.c``."""
+_LONG_WAIT_NS: Final = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a container says of a card: ``active`` that it has work there or wants to, ``wants`` that it waits or is at work."""
+    """What a container says of a card: ``active`` that it has work there or wants to, ``wants`` that it does without a pause.
+
+    Who has its turn with work on the card wants it, and who has waited for longer than turns of others take.
+    """
 
     active: bool = False
     wants: bool = False
@@ -59,7 +63,8 @@ def _claim(card: TurnsCardBytes, now_ns: int) -> Claim:
         for place, seat in enumerate(card.seats)
         if card.seats_in_use >> place & 1 and now_ns - STALE_NS < seat.active_ns <= now_ns + STALE_NS
     ]
-    return Claim(bool(fresh), any(seat.wanted_ns or seat.held_ns or seat.until_ns > now_ns for seat in fresh))
+    wants = any((seat.held_ns and seat.until_ns > now_ns) or 0 < seat.wanted_ns < now_ns - _LONG_WAIT_NS for seat in fresh)
+    return Claim(bool(fresh), wants)
 
 
 def create_turns(path: Path, folder: Path, name: str) -> None:

@@ -234,19 +234,34 @@ def test_what_a_container_is_due(
     assert dues(limits, active, used) == pytest.approx(due)
 
 
-def test_who_takes_time_of_others_and_who_does_not() -> None:
-    def over(*parts: Part) -> set[str]:
-        return takers([parts] * 5)
+def over(*looks: tuple[Part, ...]) -> set[str]:
+    """Return who takes time of others, in looks half a second apart."""
+    return takers([(look * 500_000_000, parts) for look, parts in enumerate(looks)], (len(looks) - 1) * 500_000_000)
 
+
+def test_who_takes_time_of_others_and_who_does_not() -> None:
     thief, victim = Part("thief", 0, 0.6, 0.1, 1, True), Part("victim", 0, 0.4, 0.9, 1, True)
-    assert over(thief, victim) == {"thief"}
-    assert over(thief, replace(victim, wants=False)) == set()  # it uses what nobody wants
-    assert over(thief, replace(victim, used=0.8)) == set()  # nobody has less than its part
-    assert over(replace(thief, used=0.2), victim) == set()  # what the victim lacks is not there
-    assert over(replace(thief, priority=1), victim) == set()  # it goes first
-    assert over(thief, replace(victim, priority=1)) == {"thief"}
+    assert over(*[(thief, victim)] * 9) == {"thief"}
+    assert over(*[(thief, replace(victim, wants=False))] * 9) == set()  # it uses what nobody wants
+    assert over(*[(thief, replace(victim, used=0.05))] * 9) == set()  # nor does who takes next to nothing of its part
+    assert over(*[(thief, replace(victim, used=0.8))] * 9) == set()  # nobody has less than its part
+    assert over(*[(replace(thief, used=0.2), victim)] * 9) == set()  # what the victim lacks is not there
+    assert over(*[(replace(thief, priority=1), victim)] * 9) == set()  # it goes first
+    assert over(*[(thief, replace(victim, priority=1))] * 9) == {"thief"}
     # Somebody who has come only now has not been kept waiting.
-    assert takers([*[(thief,)] * 4, (thief, victim)]) == set()
+    assert over(*[(thief,)] * 8, (thief, victim)) == set()
+
+
+@pytest.mark.parametrize("late", [0, 1, 2, 3])
+def test_who_comes_makes_nobody_a_taker_by_what_the_driver_says_late(late: int) -> None:
+    """The one had the card for itself; the other comes, and each has its half from then on."""
+    seen = [(1.0, 0.0, 1.0, False)] * (9 + late) + [(0.5, 0.5, 0.5, True)] * 12
+    now = [(1.0, 0.0, 1.0, False)] * 9 + [(0.5, 0.5, 0.5, True)] * (12 + late)
+    looks = [
+        (Part("first", 0, used, due, 1, True), Part("second", 0, other, 0.5, 1, wants))
+        for (used, other, _due, _wants), (_used, _other, due, wants) in zip(seen, now, strict=True)
+    ]
+    assert [over(*looks[end - 9 : end]) for end in range(9, len(looks) + 1)] == [set()] * (len(looks) - 8)
 
 
 def test_who_is_over_its_limit_without_a_pause() -> None:

@@ -321,6 +321,29 @@ def test_large_fills_and_copies_within_the_card_are_device_time(node: Node, call
     assert least / 2 < booked < passed_ns if counts else booked == 0
 
 
+@contextmanager
+def telling(node: Node, seat: Callable[[int], SeatBytes], virtual_ns: list[int] | None = None) -> Iterator[None]:
+    """Write a seat, and a virtual time, into the page of the hostile container again and again."""
+    done = threading.Event()
+
+    def tell() -> None:
+        with (node.folder / "hostile" / "turns").open("r+b", buffering=0) as page:
+            card = TurnsPageBytes.cards.offset
+            while not done.wait(0.001):
+                os.pwrite(page.fileno(), bytes(seat(time.monotonic_ns() // DILATION)), card + TurnsCardBytes.seats.offset)
+                os.pwrite(page.fileno(), b"\x01", card + TurnsCardBytes.seats_in_use.offset)
+                if virtual_ns is not None:
+                    os.pwrite(page.fileno(), virtual_ns[0].to_bytes(8, "little"), card + TurnsCardBytes.virtual_ns.offset)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 @pytest.mark.parametrize(
     "lie",
     [
@@ -335,23 +358,24 @@ def test_who_lies_keeps_nobody_waiting_for_longer_than_is_its_part(
 ) -> None:
     node.add(a=Container(80), hostile=Container(10, 20, priority))
     node.start("a", "async", 1_000_000)
-    done = threading.Event()
-
-    def tell() -> None:
-        with (node.folder / "hostile" / "turns").open("r+b", buffering=0) as page:
-            seats = TurnsPageBytes.cards.offset + TurnsCardBytes.seats.offset
-            while not done.wait(0.001):
-                os.pwrite(page.fileno(), bytes(lie(time.monotonic_ns() // DILATION)), seats)
-                os.pwrite(page.fileno(), b"\x01", TurnsPageBytes.cards.offset + TurnsCardBytes.seats_in_use.offset)
-
-    thread = threading.Thread(target=tell)
-    thread.start()
-    try:
+    with telling(node, lie):
         node.go()
         assert node.shares(seconds=1, settle=1.5)["a"] > 60
-    finally:
-        done.set()
-        thread.join()
+
+
+def test_who_says_that_it_had_much_puts_others_behind_nobody_for_long(node: Node) -> None:
+    """Who comes back begins where the others are; if that was a lie, it may not be behind for ever."""
+    node.add(a=Container(80), late=Container(10), hostile=Container(10))
+    node.start("a", "async", 1_000_000)
+    told = [1 << 61]
+    with telling(node, lambda now: SeatBytes(active_ns=now), told):
+        node.go()
+        node.shares(seconds=0.2)
+        told[0] = 0
+        node.start("late", "async", 1_000_000)
+        node.go()
+        shares = node.shares(seconds=2, settle=1.5)
+        assert shares["a"] > 3 * shares["late"], shares
 
 
 def test_limits_hold_without_a_roster(node: Node) -> None:

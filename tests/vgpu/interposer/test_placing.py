@@ -37,6 +37,7 @@ handle = pynvml.nvmlDeviceGetHandleByIndex(0)
 print("ready", flush=True)
 text = bytes(uuid).hex()
 print(json.dumps({
+    "handle": device.value,
     "devices": [before, count.value, pynvml.nvmlDeviceGetCount()],
     "driver": "GPU-" + "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:])),
     "nvml": pynvml.nvmlDeviceGetUUID(handle),
@@ -49,10 +50,10 @@ INVALID_DEVICE = 101
 
 
 @contextmanager
-def running(container: Slice) -> Iterator[dict[str, Any]]:
+def running(container: Slice, **variables: str) -> Iterator[dict[str, Any]]:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
-        env=container.environment(),
+        env=container.environment(**variables),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -80,10 +81,12 @@ def test_processes_are_placed_on_the_cards_in_proportion_and_see_one(make_slice:
         # One ends, and the next takes its place.
         with running(container) as last:
             assert Counter(one["driver"] for one in [*seen, last]) == {small: 2, large: 4}
-        with running(container) as again:
-            assert again["driver"] == last["driver"]
+        # A program that wants the first device wants the one that there is.
+        with running(container, CUDA_VISIBLE_DEVICES="0") as again:
+            assert (again["driver"], again["devices"]) == (last["driver"], [1, 1, 1])
         for one in [*seen, last]:
             assert one["devices"] == [1, 1, 1]
+            assert one["handle"] == 0  # as programs write it that know of one device
             assert one["nvml"] == one["driver"]
             assert one["mib"] == ([100, 100] if one["driver"] == small else [200, 200])
             assert one["errors"] == [INVALID_DEVICE] * 3

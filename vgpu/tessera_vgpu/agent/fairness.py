@@ -12,7 +12,7 @@ A kernel that runs for seconds is found as well: nobody can interrupt it, and it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,8 +25,12 @@ from tessera_vgpu.pages import CardLimits
 WINDOW_NS: Final = 2_500_000_000
 TOLERANCE: Final = 0.15
 """Of the card's time: whole percents that come late, and turns that end late."""
-MOSTLY: Final = 0.75
-"""Of the looks of a window, in which who is kept waiting wanted the card."""
+BEFORE_NS: Final = 1_500_000_000
+"""How far back what the driver says now may reach: so long who was due more may still be seen with more."""
+MOSTLY: Final = 0.5
+"""Of the looks of a window and the time before, in which who is kept waiting wanted the card."""
+LEAST: Final = 0.25
+"""Of its part, that who is kept waiting has all the same, since a card shares its time: who has less does not want it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +84,13 @@ class Fairness:
         for card, parts in parts_of(evidence).items():
             looks = living[card] = self._looks.get(card, deque())
             looks.append((now_ns, parts))
-            while len(looks) > 1 and looks[1][0] <= now_ns - WINDOW_NS:
+            while len(looks) > 1 and looks[1][0] <= now_ns - WINDOW_NS - BEFORE_NS:
                 looks.popleft()
-            if looks[0][0] > now_ns - WINDOW_NS:
+            if looks[0][0] > now_ns - WINDOW_NS - BEFORE_NS:
                 continue
-            window = [parts for _at, parts in looks]
-            for kind, nonces in ((Bypass.TAKEN_TIME, takers(window)), (Bypass.OVER_TIME_LIMIT, never_below(window))):
+            window = [parts for at, parts in looks if at > now_ns - WINDOW_NS]
+            found_now = (Bypass.TAKEN_TIME, takers(looks, now_ns)), (Bypass.OVER_TIME_LIMIT, never_below(window))
+            for kind, nonces in found_now:
                 for nonce in nonces:
                     mine = [c.tenant.process for c in evidence.contexts if (c.tenant.holding.nonce, c.card) == (nonce, card)]
                     found[Finding(kind, nonce, card)] = tuple(mine)
@@ -121,12 +126,30 @@ def never_below(looks: Sequence[Sequence[Part]]) -> set[str]:
     return set.intersection(*over)
 
 
-def takers(looks: Sequence[Sequence[Part]]) -> set[str]:
-    """Return who had more than it was due over these looks while another of its class or above wanted the card and had less."""
-    whole = [{part.nonce: part for part in parts} for parts in looks]
-    stayed = [nonce for nonce in whole[-1] if all(nonce in parts for parts in whole)]
-    gain = {nonce: sum(parts[nonce].used - parts[nonce].due for parts in whole) / len(whole) for nonce in stayed}
-    wanted = {nonce: sum(parts[nonce].wants for parts in whole) / len(whole) for nonce in stayed}
-    short = [nonce for nonce in stayed if gain[nonce] < -TOLERANCE and wanted[nonce] >= MOSTLY]
-    priority = {nonce: whole[-1][nonce].priority for nonce in stayed}
-    return {nonce for nonce in stayed if gain[nonce] > TOLERANCE and any(priority[other] >= priority[nonce] for other in short)}
+def takers(looks: Sequence[tuple[int, Sequence[Part]]], now_ns: int) -> set[str]:
+    """Return who had more than it was due of late while another of its class or above wanted the card and had less.
+
+    Args:
+        looks: times and what was seen then, of a window and the time before it.
+    """
+    every = [(at, {part.nonce: part for part in parts}) for at, parts in looks]
+    stayed = [nonce for nonce in every[-1][1] if all(nonce in parts for _at, parts in every)]
+    window = [at for at, _parts in every if at > now_ns - WINDOW_NS]
+
+    def mean(nonce: str, of: Callable[[Part], float]) -> float:
+        return sum(of(parts[nonce]) for at, parts in every if at in window) / len(window)
+
+    def due_of_late(nonce: str) -> float:
+        """The mean of the most that it was due in the time that each look may tell of."""
+        most = (max(parts[nonce].due for at, parts in every if end - BEFORE_NS <= at <= end) for end in window)
+        return sum(most) / len(window)
+
+    def is_short(nonce: str) -> bool:
+        used, due = mean(nonce, lambda part: part.used), mean(nonce, lambda part: part.due)
+        wanted = sum(parts[nonce].wants for _at, parts in every) / len(every)
+        return LEAST * due <= used < due - TOLERANCE and wanted >= MOSTLY
+
+    priority = {nonce: every[-1][1][nonce].priority for nonce in stayed}
+    short = [priority[nonce] for nonce in stayed if is_short(nonce)]
+    most = [nonce for nonce in stayed if mean(nonce, lambda part: part.used) > due_of_late(nonce) + TOLERANCE]
+    return {nonce for nonce in most if any(other >= priority[nonce] for other in short)}

@@ -28,7 +28,7 @@ LOG: Final = logging.getLogger(__name__)
 LOOKS: Final = 3
 QUIET_S: Final = 60.0
 """The same of one container on one card is told once in this time; the counters count all."""
-_LOOKS_TO_END: Final = {Bypass.TAKEN_TIME: math.inf, Bypass.OVER_TIME_LIMIT: 20}
+_LOOKS_TO_END: Final = {Bypass.TAKEN_TIME: math.inf, Bypass.OVER_TIME_LIMIT: 60}
 """The one rests on another tenant's word; the other may be a kernel of some seconds, which nobody can interrupt."""
 HOLD_BACK_S: Final = 60.0
 """So long who has taken others' time is held to its request, where the operator wants what goes around to be ended."""
@@ -80,7 +80,7 @@ class Watch:
         self._told: dict[tuple[Bypass, str, str], float] = {}
         self._meters: dict[tuple[str, str], Meter] = {}
         self._pace, self._fairness = Pace(), Fairness()
-        self._held_back: dict[str, float] = {}
+        self._held_back: dict[tuple[str, str], float] = {}
         self._counts = dict.fromkeys(Bypass, 0)
         self._looked_s = time.monotonic()
         self.view = View()
@@ -133,11 +133,9 @@ class Watch:
         if self._rules.end:
             for finding in confirmed:
                 if finding.kind is Bypass.TAKEN_TIME:
-                    self._held_back[finding.nonce] = now + HOLD_BACK_S
-                    self._sources.store.hold_back(finding.nonce, True)
-        for nonce in [nonce for nonce, until in self._held_back.items() if until < now]:
-            del self._held_back[nonce]
-            self._sources.store.hold_back(nonce, False)
+                    self._held_back[finding.nonce, finding.card] = now + HOLD_BACK_S
+        self._held_back = {who: until for who, until in self._held_back.items() if until > now}
+        self._sources.store.hold_back(self._held_back.keys())
 
     def _tell(self, finding: Finding, owner: Owner) -> None:
         """Report a finding, but not for every one of a thousand processes that a container may start."""
