@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from tessera_hub.client import TesseraClient, TesseraError
 from tessera_hub.installation import Installation
@@ -23,6 +24,7 @@ from tessera_hub.proxy.command import command
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.datasets import ClaimDataset, FolderDataset, read_local
 from tessera_hub.proxy.errors import ProxyError
+from tessera_hub.schemas.protocol import Inventory
 from tests.hub_double import HubDouble
 from tests.proxy.conftest import LeaseMaker
 from tests.proxy.machine import LocalProxy
@@ -223,6 +225,9 @@ async def test_aws_batch_has_none_and_says_so(request: pytest.FixtureRequest, da
         ('[datasets."../a"]\npath = "/srv"', "datasets"),
         ('[datasets.a]\npath = "/nowhere"', "is no folder"),
         ('[datasets.a]\npath = "/tmp"', "every run may write"),
+        ('[datasets.a]\npath = "/srv,/etc"', "datasets.a.path"),
+        ('[datasets.a]\npath = "/srv"\ndescription = "\\u001b[2J"', "datasets.a.description: .*control characters"),
+        ("".join(f'[datasets.a{n}]\npath = "/srv"\n' for n in range(1001)), "at most 1000"),
         ("[datasets", "end of document"),
     ],
 )
@@ -230,6 +235,12 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path, text: str, words: str
     (tmp_path / "local.toml").write_text(text)
     with pytest.raises(ProxyError, match=words):
         read_local(tmp_path / "local.toml")
+
+
+def test_an_inventory_that_would_steer_terminals_is_refused() -> None:
+    told = {"pools": [], "datasets": {"a": {"description": "\x1b]0;mine\x07"}}}
+    with pytest.raises(ValidationError, match="control characters"):
+        Inventory.model_validate(told)
 
 
 def terminal(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

@@ -43,6 +43,8 @@ LabelValue = Annotated[str, Field(max_length=4096), WrapValidator(_text)]
 SecretReference = Annotated[str, Field(max_length=200), WrapValidator(_text)]
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]{0,58}[a-z0-9])?$")]
 """The name of a folder in every run that reads it."""
+MOST_DATASETS: Final = 1000
+"""Data sets of a cluster."""
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
 _RESERVED: Final = ("TESSERA_", "LD_", "JUPYTERHUB_")
 _BREAKS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -52,6 +54,17 @@ _BREAKS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 def has_control(text: str) -> bool:
     """Whether *text* has a control character, a line break, or half of a character."""
     return not text.isprintable() and any(unicodedata.category(c) in _BREAKS for c in text)
+
+
+def printable(text: str) -> str:
+    """Return *text* if it steers nobody's terminal.
+
+    Raises:
+        ValueError: it has a control character or a line break.
+    """
+    if has_control(text):
+        raise ValueError(_("must not contain control characters"))
+    return text
 
 
 def safe_relative_path(path: str, *, stored: bool = False) -> str:

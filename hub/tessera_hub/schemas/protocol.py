@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from .bounds import DatasetName
+from .bounds import MOST_DATASETS, DatasetName, printable
 from .reasons import Reason
 from .resources import Partition, ResourceVector, Strict
 from .tasks import InputFile, Phase, Progress, TaskSpec
@@ -87,8 +87,8 @@ class Pool(Strict):
 class Dataset(Strict):
     """Data that runs at a cluster may read, as its operator declares it; how it is reached is the Proxy's own business."""
 
-    description: Annotated[str, Field(max_length=500)] = ""
-    tenants: list[str] | None = None
+    description: Annotated[str, Field(max_length=500), AfterValidator(printable)] = ""
+    tenants: Annotated[list[str], Field(max_length=10_000)] | None = None
     """Who may read it; None: every tenant that may use the cluster."""
 
     def is_open(self, tenant: str) -> bool:
@@ -102,7 +102,7 @@ class Inventory(Strict):
     pools: list[Pool]
     environments: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Environment name → how it exists here (``local path``, ``image``, …) and its kernels."""
-    datasets: dict[DatasetName, Dataset] = Field(default_factory=dict, exclude_if=operator.not_)
+    datasets: dict[DatasetName, Dataset] = Field(default_factory=dict, max_length=MOST_DATASETS, exclude_if=operator.not_)
     """Sent only where there are some: a service from before data sets takes all others."""
     prices: dict[str, int] = Field(default_factory=dict)
     """Optional own prices, nano-units per unit-hour by dimension."""

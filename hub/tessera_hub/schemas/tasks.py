@@ -23,8 +23,8 @@ from .bounds import (
     check_parameters,
     check_variables,
     checked_path,
-    has_control,
     is_stored,
+    printable,
 )
 from .reasons import Reason
 from .resources import Framework, Resources, ResourceVector, Strict
@@ -206,9 +206,7 @@ class TaskDraft(Strict):
     @field_validator("name")
     @classmethod
     def _printable(cls, name: str, info: ValidationInfo) -> str:
-        if has_control(name) and not is_stored(info):
-            raise ValueError(_("must not contain control characters"))
-        return name
+        return name if is_stored(info) else printable(name)
 
     @field_validator("variables", "secrets")
     @classmethod

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.errors import ProxyError
-from tessera_hub.schemas.bounds import DatasetName, safe_relative_path
+from tessera_hub.schemas.bounds import MOST_DATASETS, DatasetName, safe_relative_path
 from tessera_hub.schemas.protocol import Dataset, Lease
 from tessera_hub.schemas.resources import Strict
 
@@ -28,7 +28,8 @@ DatasetT = TypeVar("DatasetT", bound=Dataset)
 class FolderDataset(Dataset):
     """A folder that the runs' machines have."""
 
-    path: Annotated[str, Field(pattern=r"^/[^\x00-\x1f:]+$", max_length=1000)]
+    path: Annotated[str, Field(pattern=r"^/[^\x00-\x1f:,]+$", max_length=1000)]
+    """Without what would end it in an argument of ``apptainer --bind``."""
 
 
 class ClaimDataset(Dataset):
@@ -48,7 +49,7 @@ class ClaimDataset(Dataset):
 class LocalSettings(Strict):
     """What a file says about a Proxy of one machine."""
 
-    datasets: dict[DatasetName, FolderDataset] = Field(default_factory=dict)
+    datasets: dict[DatasetName, FolderDataset] = Field(default_factory=dict, max_length=MOST_DATASETS)
 
 
 def read_local(path: Path | None) -> Mapping[str, FolderDataset]:

@@ -17,7 +17,7 @@ from tessera_hub.proxy.drivers.datasets import ClaimDataset
 from tessera_hub.proxy.drivers.kubernetes.homes import FOLDER, PATH, Homes
 from tessera_hub.proxy.drivers.kubernetes.options import DEFAULT_QUOTA, KubernetesOptions
 from tessera_hub.proxy.errors import ProxyError
-from tessera_hub.schemas.bounds import DatasetName
+from tessera_hub.schemas.bounds import MOST_DATASETS, DatasetName
 from tessera_hub.schemas.resources import Strict
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
@@ -80,7 +80,7 @@ class KubernetesSettings(Strict):
     """After which such a run is given back when only some of its pods found a node."""
     homes: HomesSettings | None = None
     """Volume with people's homes, for live folders."""
-    datasets: dict[DatasetName, ClaimDataset] = Field(default_factory=dict)
+    datasets: dict[DatasetName, ClaimDataset] = Field(default_factory=dict, max_length=MOST_DATASETS)
     """Volumes that runs may read."""
     kubelets: bool = False
     """Ask the kubelets what runs use where the cluster has no metrics API; needs the rights of ``manifest --kubelets``."""

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tessera_hub.proxy.drivers.datasets import FolderDataset
 from tessera_hub.proxy.errors import ProxyError
-from tessera_hub.schemas.bounds import DatasetName
+from tessera_hub.schemas.bounds import MOST_DATASETS, DatasetName
 from tessera_hub.schemas.resources import Strict
 
 PlainWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+@/=-]{1,200}$")]
@@ -131,7 +131,7 @@ class SlurmSettings(Strict):
     """Configuration that Slurm's commands use; None: the machine's."""
     path: str = "/usr/local/bin:/usr/bin:/bin"
     """Where Slurm's commands are looked for."""
-    datasets: dict[DatasetName, FolderDataset] = Field(default_factory=dict)
+    datasets: dict[DatasetName, FolderDataset] = Field(default_factory=dict, max_length=MOST_DATASETS)
     """Folders of the centre's file system that runs may read."""
     secrets: AbsolutePath | None = None
     """Folder with ``<tenant id>/<reference>``, each file the value of one secret."""
