@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 
+from tessera_hub.proxy.drivers.rundirectory import RunDirectory
+from tessera_hub.proxy.drivers.slurm.carried import _take_in
+from tessera_hub.proxy.drivers.slurm.results import collect
 from tests.proxy.conftest import Drivers, LeaseMaker
 from tests.proxy.machine import LocalProxy
 
@@ -55,6 +60,18 @@ async def test_names_and_numbers_that_no_machine_could_take_are_left_out_by_name
     results = await driver.results(lease.run_id)
     assert [o.path for o in results.outputs] == ["0.txt", "1.txt", "2.txt"]
     assert sorted(results.left_out) == ["3.txt", "4.txt", "?.txt"]
+
+
+def test_names_that_no_other_machine_takes_are_told_of_all_parts_behind_ssh(tmp_path: Path, make_lease: LeaseMaker) -> None:
+    lease, _source = make_lease("x", kind="training", roles=[{"replicas": 2}])
+    run = RunDirectory.create(tmp_path, lease)
+    (run.run / "ranks" / "1").mkdir(parents=True)
+    names = ("output/a\n", "work/b\n", "ranks/1/output/c\nd", "ranks/1/output/e", "ranks/1/x\n")
+    frames = [json.dumps({"path": name, "offset": 0, "mtime": 1, "size": 1}).encode() + b"\nx" for name in names]
+    assert _take_in(run, b"".join(frames) + b'{"done": true, "size": 0}\n', {})
+    results = collect(run)
+    assert sorted(results.left_out) == ["a\n", "b\n", "parts/1/c\nd"]
+    assert [output.path for output in results.outputs] == ["parts/1/e"]
 
 
 @pytest.mark.parametrize("service", [{"usage_interval": 0.5}], indirect=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from tessera_hub.schemas.bounds import is_safe
 
 CARRIER: Final = Path(__file__).with_name("carrier.py")
 SEEN: Final = "carried.json"
+_RESULT: Final = re.compile(r"(?:output|work|ranks/(?P<rank>[0-9]+)/output)/(?P<name>.+)", re.DOTALL)
 
 
 class CarriedFiles(Files):
@@ -108,8 +110,8 @@ def not_taken(run: RunDirectory) -> list[str]:
     """Return the names of results that no other machine could take, and so were not carried; none where files are shared."""
     found = []
     for path in (run.read(SEEN) or {}).get("files", {}):
-        top, _slash, name = str(path).partition("/")
-        if top in ("output", "work") and not is_safe(path):
+        if (result := _RESULT.fullmatch(path)) and not is_safe(path):
+            name = result["name"] if result["rank"] is None else f"parts/{result['rank']}/{result['name']}"
             found.append(name.encode(errors="replace").decode())
     return found
 
