@@ -27,6 +27,7 @@ struct driver {
     __typeof__(cuDeviceGetMemPool) *cuDeviceGetMemPool;
     __typeof__(cuDeviceGetDefaultMemPool) *cuDeviceGetDefaultMemPool;
     __typeof__(cuMemPoolGetAttribute) *cuMemPoolGetAttribute;
+    __typeof__(cuPointerGetAttribute) *cuPointerGetAttribute;
     __typeof__(cuStreamGetCtx) *cuStreamGetCtx;
     __typeof__(cuStreamIsCapturing) *cuStreamIsCapturing, *cuStreamIsCapturing_ptsz;
     __typeof__(cuThreadExchangeStreamCaptureMode) *cuThreadExchangeStreamCaptureMode;

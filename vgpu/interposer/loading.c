@@ -32,7 +32,7 @@ static struct hook hooks[] = {
 static const struct hook asked[] = {
     ASKED(cuCtxGetCurrent), ASKED(cuCtxGetDevice), ASKED(cuCtxPushCurrent_v2), ASKED(cuCtxPopCurrent_v2),
     ASKED(cuDevicePrimaryCtxGetState), ASKED(cuDeviceGetUuid), ASKED(cuDeviceGetUuid_v2), ASKED(cuDeviceGetMemPool),
-    ASKED(cuDeviceGetDefaultMemPool), ASKED(cuMemPoolGetAttribute), ASKED(cuStreamGetCtx), ASKED(cuStreamIsCapturing),
+    ASKED(cuDeviceGetDefaultMemPool), ASKED(cuMemPoolGetAttribute), ASKED(cuPointerGetAttribute), ASKED(cuStreamGetCtx), ASKED(cuStreamIsCapturing),
     ASKED(cuStreamIsCapturing_ptsz), ASKED(cuThreadExchangeStreamCaptureMode), ASKED(cuEventCreate), ASKED(cuEventDestroy_v2),
     ASKED(cuEventRecord), ASKED(cuEventRecord_ptsz), ASKED(cuEventQuery), ASKED(cuEventElapsedTime),
 };

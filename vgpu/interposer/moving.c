@@ -9,9 +9,10 @@
     EXPORTED CUresult symbol parameters                                                 \
     {                                                                                   \
         where;                                                                          \
-        if ((uint64_t)(bytes) < LEAST)                                                  \
+        uint64_t moved = (bytes);                                                       \
+        if (moved < LEAST)                                                              \
             return driver()->symbol arguments;                                          \
-        COUNTED_AND(waits, kind, (uint64_t)(bytes) / UNIT, driver()->symbol arguments); \
+        COUNTED_AND(waits, kind, moved / UNIT, driver()->symbol arguments);             \
     }
 #define NOW(symbol, parameters, kind, bytes, arguments)                                                                    \
     MOVED(symbol, CUstream stream = NULL; const bool per_thread = false, true, parameters, kind, bytes, arguments)         \
@@ -45,3 +46,19 @@ LATER(cuMemsetD2D32Async, (CUdeviceptr to, size_t pitch, unsigned int value, siz
       width * height * 4, (to, pitch, value, width, height, stream))
 NOW(cuMemcpyDtoD_v2, (CUdeviceptr to, CUdeviceptr from, size_t count), copies, count, (to, from, count))
 LATER(cuMemcpyDtoDAsync_v2, (CUdeviceptr to, CUdeviceptr from, size_t count, CUstream stream), copies, count, (to, from, count, stream))
+
+static bool on_card(CUdeviceptr address)
+{
+    unsigned int type = 0;
+    return !driver()->cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address) && type == CU_MEMORYTYPE_DEVICE;
+}
+
+/* Of a copy that does not say between what it is. */
+static size_t within(CUdeviceptr to, CUdeviceptr from, size_t count)
+{
+    return count >= LEAST && on_card(to) && on_card(from) ? count : 0;
+}
+
+NOW(cuMemcpy, (CUdeviceptr to, CUdeviceptr from, size_t count), copies, within(to, from, count), (to, from, count))
+LATER(cuMemcpyAsync, (CUdeviceptr to, CUdeviceptr from, size_t count, CUstream stream), copies, within(to, from, count),
+      (to, from, count, stream))

@@ -285,10 +285,13 @@ assert cuda.cuInit(0) == cuda.cuCtxCreate_v2(ctypes.byref(context), 0, device) =
 assert cuda.cuMemAlloc_v2(ctypes.byref(to), ctypes.c_size_t(size)) == 0
 assert cuda.cuMemAlloc_v2(ctypes.byref(other), ctypes.c_size_t(size)) == 0
 host = ctypes.create_string_buffer(size)
+host_address = ctypes.c_uint64(ctypes.addressof(host))
 calls = {
     "fill": lambda: cuda.cuMemsetD32_v2(to, 7, ctypes.c_size_t(size // 4)),
     "fill of a stream": lambda: cuda.cuMemsetD8Async_ptsz(to, 7, ctypes.c_size_t(size), None),
     "copy": lambda: cuda.cuMemcpyDtoDAsync_v2(other, to, ctypes.c_size_t(size), None),
+    "copy of any kind": lambda: cuda.cuMemcpyAsync(other, to, ctypes.c_size_t(size), None),
+    "from the host, of any kind": lambda: cuda.cuMemcpy(to, host_address, ctypes.c_size_t(size)),
     "from the host": lambda: cuda.cuMemcpyHtoD_v2(to, host, ctypes.c_size_t(size)),
 }
 for _again in range(10):
@@ -305,6 +308,8 @@ sys.stdin.readline()
         ("fill", 8, True),
         ("fill of a stream", 8, True),
         ("copy", 8, True),
+        ("copy of any kind", 8, True),
+        ("from the host, of any kind", 8, False),
         ("from the host", 8, False),
         ("fill", 0.5, False),
     ],
