@@ -6,6 +6,7 @@ import asyncio
 import pwd
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,20 @@ async def test_a_person_without_an_account_runs_nothing(site: SlurmSite, make_le
     run = await site.wait(lease)
     assert (run.phase, run.reason.code if run.reason else "") == ("FAILED", "principal.no_account")
     assert source.fetched == 0
+
+
+async def test_a_path_of_the_tasks_own_is_its_programs_also_where_it_is_a_secret(
+    slurm: SlurmCluster, make_lease: LeaseMaker, tmp_path: Path
+) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "path").write_text("/mine:/bin")
+    async with SlurmSite(slurm, secrets=str(tmp_path)) as site:
+        driver = await site.start()
+        for own in ({"variables": {"PATH": "/mine:/bin"}}, {"secrets": {"PATH": "path"}}):
+            lease, source = make_lease("import os; print(os.environ['PATH'])", **own)
+            await site.submit(lease, source)
+            assert (await site.wait(lease)).phase == "SUCCEEDED"
+            assert b"/mine:/bin\n" in await driver.logs(lease.run_id, "output", 0, 1000)
 
 
 async def test_an_account_of_the_system_runs_nothing(slurm: SlurmCluster, make_lease: LeaseMaker) -> None:

@@ -178,7 +178,7 @@ class Preparation:
         job_options(lease, partition=partition, settings=self.settings, cards=self.cards, place=place)  # refuses early
         interpreter = Path(environment.interpreter)
         variables = run_environment(lease, self.options, interpreter, Path(place.run), {})
-        if "PATH" not in lease.spec.variables:
+        if "PATH" not in {**lease.spec.variables, **lease.spec.secrets}:
             variables["PATH"] = f"{variables['PATH']}:{self.settings.path}"
         if account.name is not None:
             variables |= {"USER": account.name, "LOGNAME": account.name}
