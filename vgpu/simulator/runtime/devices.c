@@ -93,6 +93,7 @@ cudaError_t cudaDeviceReset(void)
     pthread_mutex_lock(&primaries_lock);
     if (!result && primaries[chosen])
         result = cuDevicePrimaryCtxReset(chosen);
+    variables_forget(chosen);
     primaries[chosen] = NULL;
     pthread_mutex_unlock(&primaries_lock);
     return answer(result ?: cuCtxSetCurrent(NULL));

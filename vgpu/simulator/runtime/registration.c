@@ -141,6 +141,16 @@ CUresult kernel_of(const void *host, CUkernel *kernel)
     return result;
 }
 
+/* A reset has freed the variables of a device; they are made anew when they are asked for. */
+void variables_forget(CUdevice device)
+{
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < room; i++)
+        if (table[i] && table[i]->addresses)
+            table[i]->addresses[device] = 0;
+    pthread_mutex_unlock(&lock);
+}
+
 CUresult variable_of(const void *host, CUdeviceptr *address, size_t *bytes)
 {
     CUdevice device;

@@ -25,6 +25,7 @@ cudaError_t answer(CUresult result);
 /* registration.c: the kernel behind a function of the program, or behind a handle of the driver. */
 CUresult kernel_of(const void *symbol, CUkernel *kernel);
 CUresult variable_of(const void *symbol, CUdeviceptr *address, size_t *bytes);
+void variables_forget(CUdevice device);
 
 /* copies.c */
 CUdeviceptr address_of(const void *pointer);

@@ -158,6 +158,9 @@ static void registered(void)
     WRONG(cudaErrorInvalidValue, cudaMemcpyToSymbol(&variable, &sent, sizeof sent, 1, cudaMemcpyHostToDevice));
     WRONG(cudaErrorInvalidSymbol, cudaMemcpyToSymbol(&sent, &sent, sizeof sent, 0, cudaMemcpyHostToDevice));
     RIGHT(cudaDeviceSynchronize());
+    RIGHT(cudaDeviceReset());
+    RIGHT(cudaMemcpyFromSymbol(&got, &variable, sizeof got, 0, cudaMemcpyDeviceToHost));
+    REQUIRE(got == 0);
     __cudaUnregisterFatBinary(handle);
     WRONG(cudaErrorInvalidSymbol, cudaMemcpyToSymbol(&variable, &sent, sizeof sent, 0, cudaMemcpyHostToDevice));
 }
