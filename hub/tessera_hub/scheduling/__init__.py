@@ -8,7 +8,7 @@ benchmark call the same one. Read in this order: ``snapshot.py`` (what goes in),
 
 from .cycle import DEFAULT_LIMITS, Limits, schedule
 from .decision import Action, Ahead, Decision
-from .estimates import standing
+from .estimates import standing_of
 from .feasibility import never_fits
 from .pending import PendingSet
 from .policies import BUILTIN, Policy, PolicyError
@@ -58,5 +58,5 @@ __all__ = [
     "Snapshot",
     "never_fits",
     "schedule",
-    "standing",
+    "standing_of",
 ]

@@ -17,7 +17,7 @@ CARDS = "cards"
 """Key of a drain rate: centi-cards of any class."""
 
 MOST_LANES = 64
-"""A queue with more lanes than this gets no positions in a cycle's verdicts; :func:`standing` answers for one run."""
+"""A queue with more lanes than this gets no positions in a cycle's verdicts; :func:`standing_of` answers for one run."""
 
 
 def cpu_of(shape: Shape) -> int:
@@ -32,7 +32,7 @@ def ahead_of(order: OrderKey, waiting: Sequence[Waiting]) -> Ahead | None:
     return _sum((entry.lane, entry.lane.count_before(order) - entry.at) for entry in waiting)
 
 
-def standing(snapshot: Snapshot, run_id: str) -> Ahead | None:
+def standing_of(snapshot: Snapshot, run_id: str) -> Ahead | None:
     """Return what comes before one waiting run in its queue, None if it does not wait."""
     run: PendingRun | None = snapshot.pending.get(run_id)
     if run is None:

@@ -21,7 +21,7 @@ from tessera_hub.scheduling import (
     Shape,
     Snapshot,
     schedule,
-    standing,
+    standing_of,
 )
 
 
@@ -254,7 +254,7 @@ def test_runs_of_a_shape_share_one_verdict_with_position_and_estimate() -> None:
     assert (first.run_id, first.covers, first.position, first.eta_seconds) == ("r0", 10, 1, 360)
     assert (second.run_id, second.covers, second.position, second.eta_seconds) == ("x0", 3, 11, (1000 + 200) * 3600 // 1000)
     assert "quota.behind" in codes([second], "x0")
-    ahead = standing(snapshot, "x2")
+    ahead = standing_of(snapshot, "x2")
     assert ahead is not None
     assert (ahead.runs, ahead.centi_cards) == (12, 1400)
 
