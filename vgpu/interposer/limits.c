@@ -205,7 +205,7 @@ const char *limits_uuid(unsigned card)
 
 bool limits_one_device(void)
 {
-    return current.mode == TESSERA_MODE_ONE_DEVICE && current.card_count > 1;
+    return limits_open() && current.mode == TESSERA_MODE_ONE_DEVICE && current.card_count > 1;
 }
 
 unsigned limits_cards(void)

@@ -95,14 +95,9 @@ static nvmlReturn_t card_of(nvmlDevice_t device, int *card)
     return *card == NO_CARD ? NVML_ERROR_NO_PERMISSION : NVML_SUCCESS;
 }
 
-static bool is_one_device(void)
-{
-    return limits_open() && limits_one_device();
-}
-
 static nvmlReturn_t count_of(unsigned int *count, nvmlReturn_t result)
 {
-    if (!result && *count && is_one_device())
+    if (!result && *count && limits_one_device())
         *count = 1;
     return result;
 }
@@ -128,12 +123,12 @@ static nvmlReturn_t the_device(unsigned int index, nvmlDevice_t *device)
 
 EXPORTED nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device)
 {
-    return is_one_device() ? the_device(index, device) : management()->nvmlDeviceGetHandleByIndex(index, device);
+    return limits_one_device() ? the_device(index, device) : management()->nvmlDeviceGetHandleByIndex(index, device);
 }
 
 EXPORTED nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device)
 {
-    return is_one_device() ? the_device(index, device) : management()->nvmlDeviceGetHandleByIndex_v2(index, device);
+    return limits_one_device() ? the_device(index, device) : management()->nvmlDeviceGetHandleByIndex_v2(index, device);
 }
 
 static void divide(int card, unsigned long long *total, unsigned long long *available, unsigned long long *used)

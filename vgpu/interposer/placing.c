@@ -55,11 +55,6 @@ CUresult placing_init(unsigned int flags)
     return result;
 }
 
-static bool is_one_device(void)
-{
-    return limits_open() && limits_one_device();
-}
-
 /* The driver's device of this process's card; not its first where the program says which ones it wants. */
 static CUresult find(CUdevice *device)
 {
@@ -79,14 +74,14 @@ EXPORTED CUresult cuDeviceGetCount(int *count)
 {
     CUdevice device;
     CUresult result = driver()->cuDeviceGetCount(count);
-    if (!result && is_one_device())
+    if (!result && limits_one_device())
         *count = find(&device) == CUDA_SUCCESS;
     return result;
 }
 
 EXPORTED CUresult cuDeviceGet(CUdevice *device, int ordinal)
 {
-    if (!is_one_device() || !device)
+    if (!limits_one_device() || !device)
         return driver()->cuDeviceGet(device, ordinal);
     CUdevice seen;
     CUresult result = find(&seen);

@@ -35,7 +35,7 @@ struct compute_limits {
 };
 struct compute_limits limits_compute(unsigned card);
 const char *limits_uuid(unsigned card);
-bool limits_one_device(void);
+bool limits_one_device(void); /* false, too, without limits */
 void limits_after_fork(void);
 
 /* processes.c */

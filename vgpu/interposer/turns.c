@@ -171,25 +171,26 @@ static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uin
     take_in(turn, &sum, virtual_ns, peer);
 }
 
-static uint64_t part_of(uint64_t request, uint64_t weight, const struct weighing *all)
+/* What is due of the card, in so many parts of a hundredth: the request, and by weight of what is over. */
+static uint64_t part_of(uint64_t request, uint64_t weight, const struct weighing *all, uint64_t parts)
 {
-    return request + (all->requests < 100 ? 100 - all->requests : 0) * weight / all->weights;
+    return request * parts + (all->requests < 100 ? 100 - all->requests : 0) * parts * weight / all->weights;
 }
 
 /* What the others might have kept us waiting for while we had or wanted the card. What some may not use, since they have a limit, may be
    anybody's. */
 static void allow(struct turn *turn, const struct compute_limits *mine, const struct weighing *all, uint64_t passed_ns)
 {
-    uint64_t part = part_of(mine->request, mine->weight, all), over = part > mine->limit ? part - mine->limit : 0;
+    uint64_t part = part_of(mine->request, mine->weight, all, 1), over = part > mine->limit ? part - mine->limit : 0;
     for (unsigned i = 0; i < turn->roster.count; i++) {
         const struct peer *peer = &turn->roster.peers[i];
-        part = part_of(peer->request, peer->weight, all);
+        part = part_of(peer->request, peer->weight, all, 1);
         if (!peer->own && peer->active && part > peer->limit)
             over += part - peer->limit;
     }
     for (unsigned i = 0; i < turn->roster.count; i++) {
         struct peer *peer = &turn->roster.peers[i];
-        uint64_t due = part_of(peer->request, peer->weight, all) + over;
+        uint64_t due = part_of(peer->request, peer->weight, all, 1) + over;
         if (peer->own || !peer->active)
             continue;
         if (peer->priority > mine->priority || due > peer->limit)
@@ -232,9 +233,8 @@ void turn_look(struct turn *turn, uint64_t now)
     if (mine.limit < 100 || turn->contended) {
         take_in(turn, &sum, __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED), NULL);
     }
-    uint64_t idle = all.requests < 100 ? 100 - all.requests : 0;
     come_back(turn);
-    turn->share_ppm = (uint64_t)mine.request * 10000 + idle * 10000 * mine.weight / all.weights;
+    turn->share_ppm = part_of(mine.request, mine.weight, &all, 10000);
     if (wants && !turn->blocked && turn->waiting_peer) /* it is next, and does not take its turn */
         turn->waiting_peer->kept_ns += passed_ns;
     if (wants || turn->holds)

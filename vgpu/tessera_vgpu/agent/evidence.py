@@ -73,6 +73,14 @@ class Evidence:
     other_bytes: Mapping[str, int] = field(default_factory=dict)
     failure: VgpuError | None = None
 
+    def processes(self, nonce: str, card: str) -> tuple[Process, ...]:
+        """Return a container's processes with a context on a card."""
+        return tuple(c.tenant.process for c in self.contexts if (c.tenant.holding.nonce, c.card) == (nonce, card))
+
+    def used(self, nonce: str, card: str) -> float:
+        """Return the share of a card's time that the driver says a container used of late; 1 is all of it."""
+        return min(sum(self.busy.get((card, process.pid), 0) for process in self.processes(nonce, card)) / 100, 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tessera_vgpu.agent.evidence import Evidence
+from tessera_vgpu.agent.pace import BEFORE_NS
 from tessera_vgpu.agent.processes import Process
 from tessera_vgpu.agent.view import Bypass, Finding
 from tessera_vgpu.catalogue import CENTI_CARDS_PER_CARD
@@ -25,8 +26,6 @@ from tessera_vgpu.pages import CardLimits
 WINDOW_NS: Final = 2_500_000_000
 TOLERANCE: Final = 0.15
 """Of the card's time: whole percents that come late, and turns that end late."""
-BEFORE_NS: Final = 1_500_000_000
-"""How far back what the driver says now may reach: so long who was due more may still be seen with more."""
 MOSTLY: Final = 0.5
 """Of the looks of a window and the time before, in which who is kept waiting wanted the card."""
 LEAST: Final = 0.25
@@ -92,18 +91,13 @@ class Fairness:
             found_now = (Bypass.TAKEN_TIME, takers(looks, now_ns)), (Bypass.OVER_TIME_LIMIT, never_below(window))
             for kind, nonces in found_now:
                 for nonce in nonces:
-                    mine = [c.tenant.process for c in evidence.contexts if (c.tenant.holding.nonce, c.card) == (nonce, card)]
-                    found[Finding(kind, nonce, card)] = tuple(mine)
+                    found[Finding(kind, nonce, card)] = evidence.processes(nonce, card)
         self._looks = living
         return found
 
 
 def parts_of(evidence: Evidence) -> dict[str, list[Part]]:
     """Return for each card the containers that have a part of it, as this look sees them."""
-    busy: dict[tuple[str, str], float] = {}
-    for context in evidence.contexts:
-        key = context.card, context.tenant.holding.nonce
-        busy[key] = busy.get(key, 0.0) + evidence.busy.get((context.card, context.tenant.process.pid), 0) / 100
     cards: dict[str, list[tuple[str, CardLimits, int, bool, bool]]] = {}
     for holding in evidence.holdings:
         for card, claim in zip(holding.limits.cards, holding.claims, strict=True):
@@ -111,7 +105,7 @@ def parts_of(evidence: Evidence) -> dict[str, list[Part]]:
             cards.setdefault(card.uuid, []).append(mine)
     found: dict[str, list[Part]] = {}
     for uuid, every in cards.items():
-        used = [min(busy.get((uuid, nonce), 0.0), 1.0) for nonce, *_rest in every]
+        used = [evidence.used(nonce, uuid) for nonce, *_rest in every]
         due = dues([(card, its) for _nonce, card, its, *_claims in every], [active for *_rest, active, _wants in every], used)
         found[uuid] = [
             Part(nonce, priority, share, mine, card.compute_limit_centi / CENTI_CARDS_PER_CARD, wants)
@@ -140,7 +134,7 @@ def takers(looks: Sequence[tuple[int, Sequence[Part]]], now_ns: int) -> set[str]
         return sum(of(parts[nonce]) for at, parts in every if at in window) / len(window)
 
     def due_of_late(nonce: str) -> float:
-        """The mean of the most that it was due in the time that each look may tell of."""
+        """The mean of the most that it was due in the time that each look may tell of: so long it may be seen with more."""
         most = (max(parts[nonce].due for at, parts in every if end - BEFORE_NS <= at <= end) for end in window)
         return sum(most) / len(window)
 

@@ -21,7 +21,6 @@ BEFORE_NS: Final = 1_500_000_000
 """How far back a sample that is read now may reach."""
 TOLERANCE: Final = 0.25
 """Of the card's time. Not all copies are booked, and costs of launches are estimates."""
-_HUNDRED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +48,13 @@ class Pace:
         for holding in evidence.holdings:
             for index, share in enumerate(holding.binding.shares):
                 key = holding.nonce, share.uuid
-                mine = [c.tenant.process for c in evidence.contexts if (c.tenant.holding.nonce, c.card) == key]
-                busy = sum(evidence.busy.get((share.uuid, process.pid), 0) for process in mine) / _HUNDRED
+                mine = evidence.processes(*key)
                 looks = living[key] = self._looks.get(key, deque())
-                looks.append(_Look(now_ns, min(busy, 1.0), holding.after.totals[index].device_time_ns))
+                looks.append(_Look(now_ns, evidence.used(*key), holding.after.totals[index].device_time_ns))
                 while len(looks) > 1 and looks[1].at_ns <= now_ns - WINDOW_NS - BEFORE_NS:
                     looks.popleft()
                 if mine and _hides(looks, now_ns):
-                    found[Finding(Bypass.HIDDEN_TIME, holding.nonce, share.uuid)] = tuple(mine)
+                    found[Finding(Bypass.HIDDEN_TIME, holding.nonce, share.uuid)] = mine
         self._looks = living
         return found
 
