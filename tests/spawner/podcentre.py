@@ -50,6 +50,18 @@ c.TesseraKubeSpawner.start_timeout = 90
 """
 
 
+@contextmanager
+def pod_centre(cluster: Machine) -> Iterator[PodCentre]:
+    """Have a hub whose workspaces are pods, for as long as it is wanted."""
+    transport = Transport.from_kubeconfig(cluster.kubeconfig)
+    centre = PodCentre(cluster, transport)
+    try:
+        yield centre.start()
+    finally:
+        centre.remove()
+        transport.close()
+
+
 class PodCentre:
     """The hub, its cluster, and what a test does with both."""
 

@@ -16,23 +16,17 @@ from tessera_hub.demo import token_of
 from tessera_hub.proxy.drivers.kubernetes.options import RUN, SITE
 from tests.browser.running import until
 from tests.cluster.machine import Machine
-from tests.spawner.podcentre import PATIENCE_SECONDS, PodCentre
+from tests.spawner.podcentre import PATIENCE_SECONDS, PodCentre, pod_centre
 from tests.spawner.test_failures import answers, spawns
 from tests.spawner.workspaces import call, ended, nothing_is_held, started
-from volcano_client import Transport
 
 pytestmark = [pytest.mark.timeout(280), pytest.mark.root]
 
 
 @pytest.fixture(scope="module")
 def pods(cluster: Machine) -> Iterator[PodCentre]:
-    transport = Transport.from_kubeconfig(cluster.kubeconfig)
-    centre = PodCentre(cluster, transport)
-    try:
-        yield centre.start()
-    finally:
-        centre.remove()
-        transport.close()
+    with pod_centre(cluster) as centre:
+        yield centre
 
 
 @pytest.fixture

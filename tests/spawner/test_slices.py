@@ -22,10 +22,9 @@ from tessera_vgpu.simulate import VGPU
 from tests.browser.running import until
 from tests.cluster.machine import NODE, Machine
 from tests.spawner.jupyter import Jupyter
-from tests.spawner.podcentre import PodCentre
+from tests.spawner.podcentre import PodCentre, pod_centre
 from tests.spawner.workspaces import call, ended, nothing_is_held, started
 from tests.vgpu.agent.site import CARD_MIB, Site
-from volcano_client import Transport
 
 pytestmark = [pytest.mark.timeout(280), pytest.mark.root]
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "share-the-cards-of-a-node.md"
@@ -60,13 +59,8 @@ def node(cluster: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def pods(cluster: Machine, node: Simulated) -> Iterator[PodCentre]:
-    transport = Transport.from_kubeconfig(cluster.kubeconfig)
-    centre = PodCentre(cluster, transport)
-    try:
-        yield centre.start()
-    finally:
-        centre.remove()
-        transport.close()
+    with pod_centre(cluster) as centre:
+        yield centre
 
 
 @pytest.fixture

@@ -11,18 +11,6 @@
 #define BATCHES 2000
 #define SINGLE 4000
 
-static int by_value(const void *one, const void *other)
-{
-    double a = *(const double *)one, b = *(const double *)other;
-    return (a > b) - (a < b);
-}
-
-static double median(double *list, size_t count)
-{
-    qsort(list, count, sizeof *list, by_value);
-    return list[count / 2];
-}
-
 static double launches(void)
 {
     static double spans[BATCHES];

@@ -3,29 +3,12 @@
 #define DEVICE_H
 
 #define _GNU_SOURCE
-#include <cuda.h>
+#include "calls.h"
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <time.h>
-#include <unistd.h>
 
 #define THREADS 256
-
-static inline void check_(CUresult got, const char *call, int line)
-{
-    const char *name = "unknown";
-    if (got == CUDA_SUCCESS)
-        return;
-    cuGetErrorName(got, &name);
-    fprintf(stderr, "line %d: %s gave %s\n", line, call, name);
-    _exit(1);
-}
-
-#define OK(call) check_((call), #call, __LINE__)
 
 static const char image[] =
     "// simulated kernel spin block_ns=@0 parameters=8\n"
@@ -49,13 +32,6 @@ static inline void start(void)
     OK(cuDeviceGetAttribute(&multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 0));
     OK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, spin, THREADS, 0));
     wave = (unsigned)(multiprocessors * blocks);
-}
-
-static inline uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static inline void sleep_until(uint64_t ns)

@@ -45,7 +45,7 @@ def programs() -> dict[str, Path]:
     sources = {"worker": HERE / "worker.c", "guarantees": GUARANTEES / "guarantees.c"}
     made = {name: MADE / name for name in sources}
     # By content, since copying a tree to another machine gives all of it new times.
-    inputs = (*sources.values(), HERE / "kernels.h", GUARANTEES / "check.h")
+    inputs = (*sources.values(), HERE / "kernels.h", HERE.parent / "programs" / "calls.h", GUARANTEES / "check.h")
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
     stamp = MADE / "sources"
     if stamp.exists() and stamp.read_text("ascii") == digest and all(path.exists() for path in made.values()):

@@ -11,8 +11,8 @@
        worker share                        answers the handle of 64 MiB that it has filled
        worker open HANDLE                  answers "same" if that is what it finds there */
 #define _GNU_SOURCE
+#include "../programs/calls.h"
 #include "kernels.h"
-#include <cuda.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -38,32 +38,6 @@ static CUcontext context;
 static CUfunction empty, matmul, stream_kernel;
 static CUstream stream;
 static uint64_t done;
-
-static void check_(CUresult got, const char *call, int line)
-{
-    const char *name = "unknown";
-    if (got == CUDA_SUCCESS)
-        return;
-    cuGetErrorName(got, &name);
-    fprintf(stderr, "line %d: %s gave %s\n", line, call, name);
-    _exit(1);
-}
-
-#define OK(call) check_((call), #call, __LINE__)
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static int by_value(const void *one, const void *other)
-{
-    double a = *(const double *)one, b = *(const double *)other;
-    return (a > b) - (a < b);
-}
-
 
 static bool next_line(void)
 {
@@ -121,14 +95,13 @@ static double launches(void)
     uint64_t zero = 0;
     void *parameters[] = {&zero};
     for (int batch = 0; batch < BATCHES; batch++) {
-        uint64_t before = now_ns();
+        uint64_t before = monotonic_ns();
         for (int i = 0; i < BATCH; i++)
             OK(cuLaunchKernel(empty, 1, 1, 1, 32, 1, 1, 0, stream, parameters, NULL));
-        spans[batch] = (double)(now_ns() - before) / BATCH;
+        spans[batch] = (double)(monotonic_ns() - before) / BATCH;
         OK(cuStreamSynchronize(stream));
     }
-    qsort(spans, BATCHES, sizeof *spans, by_value);
-    return spans[BATCHES / 2];
+    return median(spans, BATCHES);
 }
 
 static double allocations(void)
@@ -136,13 +109,12 @@ static double allocations(void)
     static double spans[BATCHES];
     CUdeviceptr address;
     for (int i = 0; i < BATCHES; i++) {
-        uint64_t before = now_ns();
+        uint64_t before = monotonic_ns();
         OK(cuMemAlloc(&address, 2 * MIB));
-        spans[i] = (double)(now_ns() - before);
+        spans[i] = (double)(monotonic_ns() - before);
         OK(cuMemFree(address));
     }
-    qsort(spans, BATCHES, sizeof *spans, by_value);
-    return spans[BATCHES / 2];
+    return median(spans, BATCHES);
 }
 
 /* What a launch of a kind is, made ready once. */
@@ -193,7 +165,7 @@ static void *answer_with_count(void *unused)
 {
     (void)unused;
     while (next_line()) {
-        printf("%llu %llu\n", (unsigned long long)__atomic_load_n(&done, __ATOMIC_ACQUIRE), (unsigned long long)now_ns());
+        printf("%llu %llu\n", (unsigned long long)__atomic_load_n(&done, __ATOMIC_ACQUIRE), (unsigned long long)monotonic_ns());
         fflush(stdout);
     }
     _exit(0);
@@ -242,14 +214,14 @@ static void requests(double mean_ns)
     if (!next_line() || pthread_create(&thread, NULL, wait_for_stop, NULL))
         _exit(1);
     srand48(7);
-    uint64_t arrival = now_ns();
+    uint64_t arrival = monotonic_ns();
     while (count < FEWEST || (!__atomic_load_n(&stopped, __ATOMIC_ACQUIRE) && count < MOST)) {
         arrival += (uint64_t)(-log(1 - drand48()) * mean_ns);
         struct timespec until = {.tv_sec = (time_t)(arrival / 1000000000u), .tv_nsec = (long)(arrival % 1000000000u)};
         clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
         multiply(SMALL_SIDE);
         OK(cuStreamSynchronize(stream));
-        latencies[count++] = (double)(now_ns() - arrival) / 1000;
+        latencies[count++] = (double)(monotonic_ns() - arrival) / 1000;
     }
     qsort(latencies, count, sizeof *latencies, by_value);
     printf("%zu %.1f %.1f\n", count, latencies[count / 2], latencies[count * 99 / 100]);

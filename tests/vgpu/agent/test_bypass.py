@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 
 from tessera_vgpu.layout import TurnsCardBytes, TurnsPageBytes, UsagePageBytes
 from tests.vgpu.agent.conftest import MIB, Container, Node, eventually
-from tests.vgpu.interposer.conftest import answer
+from tests.vgpu.interposer.conftest import answer, go, scribbling
 
 pytestmark = pytest.mark.root
 OPEN = 'exec 3<>"$0"; echo ready; read line'
@@ -104,31 +102,14 @@ def test_time_that_is_not_booked_is_found_and_booked_time_never(make_node: Calla
     assert node.remarks(honest) == set()
 
 
-def go(*loads: subprocess.Popen[str]) -> None:
-    for load in loads:
-        assert load.stdin is not None
-        load.stdin.write("go\n")
-        load.stdin.flush()
-
-
-@contextmanager
-def always(container: Container, *fields: tuple[Any, int]) -> Iterator[None]:
+def always(container: Container, *fields: tuple[Any, int]) -> AbstractContextManager[None]:
     """Write numbers into the first card of a container's turns page, again and again."""
-    done = threading.Event()
 
-    def write() -> None:
-        with (container.folder / "turns").open("r+b", buffering=0) as page:
-            while not done.wait(0.002):
-                for place, value in fields:
-                    os.pwrite(page.fileno(), value.to_bytes(8, "little"), TurnsPageBytes.cards.offset + place.offset)
+    def write(page: int) -> None:
+        for place, value in fields:
+            os.pwrite(page, value.to_bytes(8, "little"), TurnsPageBytes.cards.offset + place.offset)
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return scribbling(container.folder / "turns", write)
 
 
 @pytest.mark.parametrize("forges_tokens", [False, True])

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +98,33 @@ def answer(process: subprocess.Popen[str], line: str | None, expected: str | Non
     got = process.stdout.readline().strip()
     assert expected is None or got == expected, (got, process.poll(), process.stderr and process.stderr.read())
     return got
+
+
+def go(*programs: subprocess.Popen[str]) -> None:
+    """Let programs that have said "ready" begin."""
+    for program in programs:
+        assert program.stdin is not None
+        program.stdin.write("go\n")
+        program.stdin.flush()
+
+
+@contextmanager
+def scribbling(page: Path, write: Callable[[int], None]) -> Iterator[None]:
+    """Call *write* with a descriptor of a container's page, as a program in it can, again and again."""
+    done = threading.Event()
+
+    def scribble() -> None:
+        with page.open("r+b", buffering=0) as file:
+            while not done.wait(0.001):
+                write(file.fileno())
+
+    thread = threading.Thread(target=scribble)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @pytest.fixture(scope="session")

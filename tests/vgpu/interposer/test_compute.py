@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tessera_vgpu.pages import CardLimits, Limits, change_limits, create_limits,
 from tessera_vgpu.simulate import Machine, make_machine, parse_cards, read_cards
 from tessera_vgpu.trial import LIBRARY
 from tessera_vgpu.turns import create_turns, write_rosters
-from tests.vgpu.interposer.conftest import answer
+from tests.vgpu.interposer.conftest import answer, go, scribbling
 
 DILATION = 4
 """The card runs so much slower than the clock, so that two busy processors are fast enough for it."""
@@ -90,10 +89,7 @@ class Node:
         return process
 
     def go(self) -> None:
-        for process in self.started:
-            if process.stdin is not None and process.poll() is None:
-                process.stdin.write("go\n")
-                process.stdin.flush()
+        go(*(process for process in self.started if process.poll() is None))
 
     def busy(self) -> tuple[int, dict[str, int]]:
         """Return the card's time, and of it what the living programs of each container have had, in ns."""
@@ -326,27 +322,17 @@ def test_large_fills_and_copies_within_the_card_are_device_time(node: Node, call
     assert least / 2 < booked < passed_ns if counts else booked == 0
 
 
-@contextmanager
-def telling(node: Node, seat: Callable[[int], SeatBytes], virtual_ns: list[int] | None = None) -> Iterator[None]:
+def telling(node: Node, seat: Callable[[int], SeatBytes], virtual_ns: list[int] | None = None) -> AbstractContextManager[None]:
     """Write a seat, and a virtual time, into the page of the hostile container again and again."""
-    done = threading.Event()
+    card = TurnsPageBytes.cards.offset
 
-    def tell() -> None:
-        with (node.folder / "hostile" / "turns").open("r+b", buffering=0) as page:
-            card = TurnsPageBytes.cards.offset
-            while not done.wait(0.001):
-                os.pwrite(page.fileno(), bytes(seat(time.monotonic_ns() // DILATION)), card + TurnsCardBytes.seats.offset)
-                os.pwrite(page.fileno(), b"\x01", card + TurnsCardBytes.seats_in_use.offset)
-                if virtual_ns is not None:
-                    os.pwrite(page.fileno(), virtual_ns[0].to_bytes(8, "little"), card + TurnsCardBytes.virtual_ns.offset)
+    def write(page: int) -> None:
+        os.pwrite(page, bytes(seat(time.monotonic_ns() // DILATION)), card + TurnsCardBytes.seats.offset)
+        os.pwrite(page, b"\x01", card + TurnsCardBytes.seats_in_use.offset)
+        if virtual_ns is not None:
+            os.pwrite(page, virtual_ns[0].to_bytes(8, "little"), card + TurnsCardBytes.virtual_ns.offset)
 
-    thread = threading.Thread(target=tell)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return scribbling(node.folder / "hostile" / "turns", write)
 
 
 @pytest.mark.parametrize(
