@@ -22,9 +22,9 @@ from benchmarks.vgpu.machines import FULL, MS, Container, Control, Integers, Out
 from benchmarks.vgpu.plots import run_and_draw
 
 BENCH = "idle"
-AT_ONCE = 2
-"""Few: what is measured are milliseconds."""
-SETTING = Setting(dilation=4.0, warm_up_s=1.0, window_s=8.0, sample_ns=1 * MS)
+AT_ONCE = 1
+"""What is measured are milliseconds of several processes, each of which needs a processor to itself."""
+SETTING = Setting(dilation=8.0, warm_up_s=1.0, window_s=5.0, sample_ns=1 * MS)
 REQUESTS = (10, 20, 30, 40)
 _AHEAD_NS = 50 * MS
 _ENOUGH = 0.9

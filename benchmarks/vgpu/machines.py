@@ -28,6 +28,8 @@ from tessera_vgpu.simulate import LIBRARIES, VGPU, Card, Machine, make_machine, 
 HERE: Final = Path(__file__).parent
 FULL: Final = bool(os.environ.get("FULL"))
 """All methods on all cases, with more time to settle."""
+COSTS: Final = float(os.environ.get("COSTS") or 1)
+"""How long the card's slice and switch take, against what is assumed, which is in no vendor's papers."""
 PPM: Final = 1_000_000
 NS: Final = 1_000_000_000
 MS: Final = 1_000_000
@@ -51,15 +53,14 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The card, and how simulated time goes: ``dilation`` real seconds for a simulated one. Scales: of the costs of sharing."""
+    """The card, with slice and switch ``costs`` times as long as assumed, and how many seconds one of the simulated takes."""
 
     card: str = "A100-80G"
     dilation: float = 2.0
     warm_up_s: float = 3.0
     window_s: float = 10.0
     sample_ns: int = 10 * MS
-    slice_scale: float = 1.0
-    switch_scale: float = 1.0
+    costs: float = COSTS
 
     @property
     def ppm(self) -> int:
@@ -68,7 +69,7 @@ class Setting:
 
     def model(self) -> Card:
         """Return the card's description."""
-        return scaled(read_cards()[self.card], self.slice_scale, self.switch_scale)
+        return scaled(read_cards()[self.card], self.costs, self.costs)
 
 
 class Control(ABC):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 from benchmarks.rows import Row
@@ -81,8 +81,6 @@ FEW = (CASES[2], CASES[3], CASES[4], CASES[6], CASES[8])
 SPLITS = ((30, 70), (10, 90))
 KERNELS = ((1 * MS, 1 * MS), (200 * _US, 5 * MS))
 """Of the two containers in a split."""
-COSTS = ((0.5, 1.0), (2.0, 1.0), (1.0, 0.5), (1.0, 2.0))
-"""The card's slice and switch, against what is assumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +101,6 @@ def split_job(control: Control, parts: tuple[int, int], kernels: tuple[int, int]
         for part, ns in zip(parts, kernels, strict=True)
     ]
     name = f"{parts[0]}/{parts[1]}, kernels of {kernels[0] / MS:g} and {kernels[1] / MS:g} ms"
-    if (setting.slice_scale, setting.switch_scale) != (1.0, 1.0):
-        name += f", slice x {setting.slice_scale:g}, switch x {setting.switch_scale:g}"
     return Job(control, f"split_{parts[0]}_{parts[1]}", name, containers, setting)
 
 
@@ -119,14 +115,6 @@ def jobs() -> list[Job]:
     for control, parts, kernels in product(EVERYONE, SPLITS, KERNELS):
         if FULL or control in (OURS, EVERYONE[1]) or kernels == KERNELS[0]:
             found.append(split_job(control, parts, kernels, settled))
-    for slice_scale, switch_scale in COSTS:
-        setting = replace(settled, slice_scale=slice_scale, switch_scale=switch_scale)
-        found += [split_job(OURS, parts, KERNELS[0], setting) for parts in SPLITS]
-        if FULL:
-            for case in CASES:
-                other = replace(case.setting, slice_scale=slice_scale, switch_scale=switch_scale)
-                name = f"{case.name}, slice x {slice_scale:g}, switch x {switch_scale:g}"
-                found.append(Job(OURS, "cap_costs", name, [case.container], other))
     return sorted(found, key=lambda job: -job.setting.dilation * (job.setting.warm_up_s + job.setting.window_s))
 
 
@@ -154,9 +142,7 @@ def rows() -> Iterable[Row]:
             case = f"{job.control.name}: {job.name}"
             yield Row(BENCH, case, "error_points", gap, "points")
             yield Row(BENCH, case, "achieved_ratio", ratio, "ratio")
-            scaled = (job.setting.slice_scale, job.setting.switch_scale) != (1.0, 1.0)
-            group = f"{job.group}_costs" if scaled else job.group
-            for key in [group, *(["few"] if group == "cap" and job.name in few else [])]:
+            for key in [job.group, *(["few"] if job.group == "cap" and job.name in few else [])]:
                 errors.setdefault((job.control.name, key), []).append(gap)
                 ratios.setdefault((job.control.name, key), []).append(ratio)
     yield from _summary(errors, ratios)
@@ -186,7 +172,3 @@ def _summary(errors: dict[tuple[str, str], list[float]], ratios: dict[tuple[str,
             yield Row(BENCH, name, f"{key}_error_points", worst, "points", "<= 2" if ours else None, max(errors[nothing, key]))
     same = errors[OURS.name, "few"]
     yield Row(BENCH, "ours, the others' cases", "mean_error_points", sum(same) / len(same), "points")
-    for low, high in SPLITS:
-        key = f"split_{low}_{high}"
-        worst = max(errors[OURS.name, f"{key}_costs"])
-        yield Row(BENCH, "ours, slice and switch halved and doubled", f"{key}_error_points", worst, "points")

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera_vgpu.agent import processes
+from tessera_vgpu.agent.debts import MOST_S, Debts
 from tessera_vgpu.agent.delivery import LIBRARY_IN_CONTAINER, inodes, install
 from tessera_vgpu.agent.evidence import Context, Evidence, Holding, Tenant
 from tessera_vgpu.agent.fairness import Part, dues, never_below, takers
@@ -269,6 +270,54 @@ def test_who_is_over_its_limit_without_a_pause() -> None:
     assert never_below([[over]] * 5) == {"a"}
     assert never_below([[paused]] * 5) == set()
     assert never_below([*[[over]] * 4, [paused]]) == never_below([*[[over]] * 4, []]) == set()
+
+
+def owing(most: float, *phases: tuple[float, float], late_s: float = 0.0) -> float | None:
+    """Return after how many seconds who uses a card so is found, or None: (seconds, share), again and again for five minutes.
+
+    Args:
+        late_s: what the driver says is the mean of so long before.
+    """
+    step = 0.1
+    each = [share for seconds, share in phases for _ in range(round(seconds / step))]
+    used = (each * (round(300 / step / len(each)) + 1))[: round(300 / step)]
+    debts, back = Debts(), max(round(late_s / step), 1)
+    for end in range(back, len(used), 5):
+        if debts.look([("a", sum(used[end - back : end]) / back, most)], round(end * step * 1e9)):
+            return end * step
+    return None
+
+
+@pytest.mark.parametrize("late_s", [0.2, 1.0])
+def test_who_pauses_and_begins_again_before_it_has_paid_is_found(late_s: float) -> None:
+    limit, most = 0.2, 0.35
+    for on_s, off_s in ((0.9, 0.6), (1, 1), (2, 1), (5, 5), (15, 5), (20, 10)):
+        found = owing(most, (on_s, 1.0), (off_s, 0.0), late_s=late_s)
+        if off_s < late_s:  # then the driver never says that it has paused
+            assert found is None, (on_s, off_s)
+            continue
+        assert found is not None, (on_s, off_s)
+        assert found < max(20, 2.5 * (on_s + off_s)), (on_s, off_s)
+    for kernel_s in (0.05, 0.5, 1, 2, 5):  # it waits until its limit has made up for the kernel
+        assert owing(most, (kernel_s, 1.0), (kernel_s / limit - kernel_s, 0.0), late_s=late_s) is None
+    assert owing(most, (30, 1.0), (MOST_S / limit, 0.0), late_s=late_s) is None  # as the library does after so long a one
+    assert owing(most, (10, limit), (1, 0.0), late_s=late_s) is None
+    assert owing(0.85, (5, 1.0), (5 * 0.3 / 0.7, 0.0), late_s=late_s) is None
+    assert owing(most, (300, 1.0), late_s=late_s) is None  # one kernel, for all that anybody knows
+
+
+def test_a_debt_is_gone_when_it_is_paid_and_with_its_container() -> None:
+    debts, now = Debts(), 0
+
+    def look(used: float | None) -> bool:
+        nonlocal now
+        now += 500_000_000
+        return bool(debts.look([] if used is None else [("a", used, 0.35)], now))
+
+    thief = [look(used) for used in [*[1.0] * 8, 0.0, 1.0, 0.0]]
+    assert thief == [*[False] * 9, True, True]
+    assert [look(0.0) for _ in range(14)][-1] is False
+    assert not any(look(used) for used in [*[1.0] * 8, None, 0.0, 1.0])
 
 
 def test_time_that_nobody_booked_is_found_and_late_samples_of_honest_work_are_not() -> None:

@@ -3,8 +3,8 @@
 What a container is due at a moment follows from its request, limit, weight and class, and from who else is active, as in
 ``vgpu/interposer/turns.c``. Who is active and who waits is the tenants' own word, from their turns pages; what each *uses* is the
 driver's. So a container cannot say that it takes less than it does, only that it wants more than it does. Since that is a
-neighbour's word, what is taken from others is told and never punished by itself. That somebody is over its limit all the time
-is the driver's word alone.
+neighbour's word, what is taken from others is told and never punished by itself. That somebody is over its limit all the time,
+or again before it has paid for the last time, is the driver's word alone.
 
 A kernel that runs for seconds is found as well: nobody can interrupt it, and it does keep the others waiting.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tessera_vgpu.agent.debts import Debts
 from tessera_vgpu.agent.evidence import Evidence
 from tessera_vgpu.agent.pace import BEFORE_NS
 from tessera_vgpu.agent.processes import Process
@@ -71,6 +72,7 @@ class Fairness:
 
     def __init__(self) -> None:
         self._looks: dict[str, deque[tuple[int, Sequence[Part]]]] = {}
+        self._debts: dict[str, Debts] = {}
 
     def judge(self, evidence: Evidence, now_ns: int) -> Mapping[Finding, tuple[Process, ...]]:
         """Take a look in, and return who has taken time of others of late, with its processes on that card.
@@ -80,19 +82,22 @@ class Fairness:
         """
         found: dict[Finding, tuple[Process, ...]] = {}
         living: dict[str, deque[tuple[int, Sequence[Part]]]] = {}
+        debts: dict[str, Debts] = {}
         for card, parts in parts_of(evidence).items():
             looks = living[card] = self._looks.get(card, deque())
             looks.append((now_ns, parts))
+            debts[card] = self._debts.get(card, Debts())
+            owing = debts[card].look([(part.nonce, part.used, part.limit + TOLERANCE) for part in parts], now_ns)
             while len(looks) > 1 and looks[1][0] <= now_ns - WINDOW_NS - BEFORE_NS:
                 looks.popleft()
             if looks[0][0] > now_ns - WINDOW_NS - BEFORE_NS:
                 continue
             window = [parts for at, parts in looks if at > now_ns - WINDOW_NS]
-            found_now = (Bypass.TAKEN_TIME, takers(looks, now_ns)), (Bypass.OVER_TIME_LIMIT, never_below(window))
+            found_now = (Bypass.TAKEN_TIME, takers(looks, now_ns)), (Bypass.OVER_TIME_LIMIT, never_below(window) | owing)
             for kind, nonces in found_now:
                 for nonce in nonces:
                     found[Finding(kind, nonce, card)] = evidence.processes(nonce, card)
-        self._looks = living
+        self._looks, self._debts = living, debts
         return found
 
 
