@@ -62,3 +62,46 @@ static size_t within(CUdeviceptr to, CUdeviceptr from, size_t count)
 NOW(cuMemcpy, (CUdeviceptr to, CUdeviceptr from, size_t count), copies, within(to, from, count), (to, from, count))
 LATER(cuMemcpyAsync, (CUdeviceptr to, CUdeviceptr from, size_t count, CUstream stream), copies, within(to, from, count),
       (to, from, count, stream))
+
+static bool is_on_card(CUmemorytype type, CUdeviceptr address)
+{
+    return type == CU_MEMORYTYPE_DEVICE || type == CU_MEMORYTYPE_ARRAY || (type == CU_MEMORYTYPE_UNIFIED && on_card(address));
+}
+
+/* Of a copy of rows. */
+static size_t rows(const CUDA_MEMCPY2D *copy)
+{
+    bool counts = copy && is_on_card(copy->srcMemoryType, copy->srcDevice) && is_on_card(copy->dstMemoryType, copy->dstDevice);
+    return counts ? copy->WidthInBytes * copy->Height : 0;
+}
+
+static size_t layers(const CUDA_MEMCPY3D *copy)
+{
+    bool counts = copy && is_on_card(copy->srcMemoryType, copy->srcDevice) && is_on_card(copy->dstMemoryType, copy->dstDevice);
+    return counts ? copy->WidthInBytes * copy->Height * copy->Depth : 0;
+}
+
+NOW(cuMemcpy2D_v2, (const CUDA_MEMCPY2D *copy), copies, rows(copy), (copy))
+NOW(cuMemcpy2DUnaligned_v2, (const CUDA_MEMCPY2D *copy), copies, rows(copy), (copy))
+NOW(cuMemcpy3D_v2, (const CUDA_MEMCPY3D *copy), copies, layers(copy), (copy))
+LATER(cuMemcpy2DAsync_v2, (const CUDA_MEMCPY2D *copy, CUstream stream), copies, rows(copy), (copy, stream))
+LATER(cuMemcpy3DAsync_v2, (const CUDA_MEMCPY3D *copy, CUstream stream), copies, layers(copy), (copy, stream))
+
+static size_t batch(const CUdeviceptr *to, const CUdeviceptr *from, const size_t *sizes, size_t count)
+{
+    size_t all = 0, counts = 0;
+    if (!to || !from || !sizes)
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        all += sizes[i];
+    for (size_t i = 0; i < count && all >= LEAST; i++)
+        if (on_card(to[i]) && on_card(from[i]))
+            counts += sizes[i];
+    return counts;
+}
+
+LATER(cuMemcpyBatchAsync_v2, (CUdeviceptr *to, CUdeviceptr *from, size_t *sizes, size_t count, CUmemcpyAttributes *attributes, size_t *of,
+      size_t number, CUstream stream), copies, batch(to, from, sizes, count), (to, from, sizes, count, attributes, of, number, stream))
+LATER(cuMemcpyBatchAsync, (CUdeviceptr *to, CUdeviceptr *from, size_t *sizes, size_t count, CUmemcpyAttributes *attributes, size_t *of,
+      size_t number, size_t *failed, CUstream stream), copies, batch(to, from, sizes, count),
+      (to, from, sizes, count, attributes, of, number, failed, stream))

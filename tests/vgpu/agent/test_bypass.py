@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -151,6 +152,24 @@ def test_who_writes_itself_time_beyond_its_limit_is_found_and_ended(make_node: C
         assert loads[0].poll() is None
         eventually(lambda: loads[0].poll() is not None, "its end")
     assert loads[1].poll() is None
+
+
+def test_who_takes_more_than_its_limit_now_and_then_is_found(node: Node) -> None:
+    thief = node.run("thief", 20, "1024")
+    load = thief.start([str(node.programs["load"]), "async", "2000000", "600"])
+    go(load)
+    eventually(lambda: node.uses("device_seconds_total", thief) > 1, "work within its limit")
+    assert node.remarks(thief) == set()
+
+    def takes_and_pauses() -> bool:
+        with always(thief, (TurnsCardBytes.tokens_ns, 50_000_000)):
+            time.sleep(2)
+        load.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)  # so long that the driver says so
+        load.send_signal(signal.SIGCONT)
+        return "over_time_limit" in node.remarks(thief)
+
+    eventually(takes_and_pauses, "the finding", 120)
 
 
 def test_what_goes_around_is_ended_if_the_operator_wants_and_nothing_else(make_node: Callable[..., Node]) -> None:

@@ -282,7 +282,26 @@ assert cuda.cuMemAlloc_v2(ctypes.byref(to), ctypes.c_size_t(size)) == 0
 assert cuda.cuMemAlloc_v2(ctypes.byref(other), ctypes.c_size_t(size)) == 0
 host = ctypes.create_string_buffer(size)
 host_address = ctypes.c_uint64(ctypes.addressof(host))
+long, many = ctypes.c_size_t, 1024
+
+class Place(ctypes.Structure):  # an end of a copy of rows: where, and of what kind
+    _fields_ = [("x", long), ("y", long), ("kind", ctypes.c_int), ("host", ctypes.c_void_p), ("card", ctypes.c_uint64),
+                ("array", ctypes.c_void_p), ("pitch", long)]
+
+class Rows(ctypes.Structure):
+    _fields_ = [("source", Place), ("target", Place), ("width", long), ("height", long)]
+
+width = size // many
+within = Rows(Place(kind=2, card=to, pitch=width), Place(kind=4, card=other, pitch=width), width, many)
+down = Rows(Place(kind=1, host=host_address.value, pitch=width), Place(kind=2, card=to, pitch=width), width, many)
+piece = size // 8
+pieces = (long * 8)(*[piece] * 8)
+each = lambda begin: (ctypes.c_uint64 * 8)(*[begin.value + i * piece for i in range(8)])
 calls = {
+    "rows": lambda: cuda.cuMemcpy2DAsync_v2(ctypes.byref(within), None),
+    "rows at once": lambda: cuda.cuMemcpy2DUnaligned_v2(ctypes.byref(within)),
+    "rows from the host": lambda: cuda.cuMemcpy2D_v2(ctypes.byref(down)),
+    "batch": lambda: cuda.cuMemcpyBatchAsync_v2(each(other), each(to), pieces, long(8), None, None, long(0), None),
     "fill": lambda: cuda.cuMemsetD32_v2(to, 7, ctypes.c_size_t(size // 4)),
     "fill of a stream": lambda: cuda.cuMemsetD8Async_ptsz(to, 7, ctypes.c_size_t(size), None),
     "copy": lambda: cuda.cuMemcpyDtoDAsync_v2(other, to, ctypes.c_size_t(size), None),
@@ -307,6 +326,10 @@ sys.stdin.readline()
         ("copy of any kind", 8, True),
         ("from the host, of any kind", 8, False),
         ("from the host", 8, False),
+        ("rows", 8, True),
+        ("rows at once", 8, True),
+        ("rows from the host", 8, False),
+        ("batch", 8, True),
         ("fill", 0.5, False),
     ],
 )
