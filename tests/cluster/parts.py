@@ -25,9 +25,10 @@ KUBERNETES: Final = "v1.34.4"
 COMMANDS: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 PAUSE_IMAGE: Final = "tessera.test/pause:1"
 RUNS_IMAGE: Final = "tessera.test/runs:1"
-"""Debian's Python with what a notebook needs; user 1000."""
+"""Debian's Python with what a notebook and an MPI program need; user 1000."""
 DEBIAN: Final = "bookworm"
-NOTEBOOK_PACKAGES: Final = ("nbclient>=0.10", "nbformat>=5.9", "ipykernel>=6.29")
+DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "openmpi-bin")
+PYTHON_PACKAGES: Final = ("nbclient>=0.10", "nbformat>=5.9", "ipykernel>=6.29", "mpi4py>=4")
 PROGRAMS: Final = {
     "etcd": "etcd-server",
     "containerd": "containerd",
@@ -175,8 +176,8 @@ def pause_image() -> Path:
 
 
 def runs_image() -> Path:
-    """Return the archive of the image in which runs execute: Debian with Python and what a notebook needs; some minutes, once."""
-    target = cache() / "images" / f"runs-{platform.machine()}-{_digest(DEBIAN, *NOTEBOOK_PACKAGES)}.tar"
+    """Return the archive of the image in which runs execute: Debian with what runs need; some minutes, once."""
+    target = cache() / "images" / f"runs-{platform.machine()}-{_digest(DEBIAN, *DEBIAN_PACKAGES, *PYTHON_PACKAGES)}.tar"
     with making(target) as draft:
         if draft is not None:
             began = time.monotonic()
@@ -184,17 +185,17 @@ def runs_image() -> Path:
             folder = draft.with_suffix(".d")
             shutil.rmtree(folder, ignore_errors=True)
             root = folder / "root"
-            include = "--include=python3,python3-venv"
+            include = f"--include={','.join(DEBIAN_PACKAGES)}"
             checked(["nice", "-n", "10", program("debootstrap"), "--variant=minbase", include, DEBIAN, str(root)])
             wheels = root / "wheels"
             # The wheels are fetched outside, so that nothing of this machine's set-up stays in the image.
             only = ["--python-version", "3.11", "--only-binary=:all:", "--dest", str(wheels)]
-            checked([sys.executable, "-m", "pip", "download", "--quiet", *only, *NOTEBOOK_PACKAGES])
+            checked([sys.executable, "-m", "pip", "download", "--quiet", *only, *PYTHON_PACKAGES])
             inside = ["chroot", str(root)]
             clean = {"PATH": _PATH, "HOME": "/root"}
             checked([*inside, "python3", "-m", "venv", "/opt/python"], env=clean)
             install = ["/opt/python/bin/pip", "install", "--quiet", "--no-cache-dir", "--no-index", "--find-links", "/wheels"]
-            checked([*inside, *install, *NOTEBOOK_PACKAGES], env=clean)
+            checked([*inside, *install, *PYTHON_PACKAGES], env=clean)
             checked([*inside, "useradd", "--uid", "1000", "--create-home", "person"], env=clean)
             shutil.rmtree(wheels)
             for useless in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):

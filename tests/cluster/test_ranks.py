@@ -49,6 +49,17 @@ else:
     pathlib.Path("../output/from.txt").write_text(str(rank))
 """
 
+ADDING = """
+import os, pathlib, sys
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+total = world.allreduce(10 ** world.rank)
+hosts = world.gather(os.environ["TESSERA_POD_UID"])
+pathlib.Path(f"rank-{world.rank}.txt").write_text(sys.argv[1])
+if world.rank == 0:
+    print("sum", total, "of", world.size, "in", len(set(hosts)), "pods", flush=True)
+"""
+
 
 @pytest_asyncio.fixture
 async def site(cluster: Machine) -> AsyncIterator[KubernetesSite]:
@@ -110,6 +121,20 @@ async def test_the_output_of_each_part_arrives_while_it_runs(site: KubernetesSit
     assert site.current is not None
     await site.current.cancel(lease.run_id, "cancel", 1)
     assert (await site.wait(lease)).phase == "CANCELLED"
+
+
+async def test_mpirun_in_the_first_part_starts_processes_in_all(site: KubernetesSite, make_lease: LeaseMaker) -> None:
+    await site.start()
+    files = {"add.py": ADDING.encode()}
+    made = make_lease("set -e\nmpirun python add.py kept\n", entry="go.sh", kind="training", framework="mpi", files=files)
+    lease, source = several(made, 2, cpu_millicores=100)
+    await site.submit(lease, source)
+    run = await site.wait(lease)
+    text = await output(site, lease)
+    assert (run.phase, run.exit_code, run.reason) == ("SUCCEEDED", 0, None), text
+    assert b"sum 11 of 2 in 2 pods\n" in text, text
+    files = await outputs_of(site, lease)
+    assert (files["rank-0.txt"], files["parts/1/rank-1.txt"]) == (b"kept", b"kept")
 
 
 async def test_a_part_that_fails_ends_the_others_and_is_named(site: KubernetesSite, make_lease: LeaseMaker) -> None:

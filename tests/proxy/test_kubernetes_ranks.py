@@ -11,10 +11,12 @@ import pytest
 
 from tessera_hub.proxy.drivers.kubernetes import ranks, services, standing
 from tessera_hub.proxy.drivers.kubernetes.lostnodes import as_it_stands
+from tessera_hub.proxy.drivers.kubernetes.objects import slots_of
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, RECORD
 from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.kubernetes.standing import Document, Seen
 from tessera_hub.proxy.drivers.runrecords import Order, moment
+from tessera_hub.schemas.resources import Resources
 from tests.proxy.conftest import LeaseMaker
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
@@ -84,6 +86,31 @@ def test_a_list_that_was_shown_does_not_change_for_a_pod_that_came_later(record:
     late = pod(1, told=False)
     late["metadata"]["uid"] = "another"
     assert ranks.company_of(record, seen(pod(0), late, pod(2, told=False))) == LIST
+
+
+def test_the_others_of_an_mpi_program_are_done_when_its_first_part_has_ended_well(record: Record, make_lease: LeaseMaker) -> None:
+    lease, _source = make_lease("x", kind="training", framework="mpi", roles=[{"replicas": 3}])
+    mpi = replace(record, lease=lease)
+    well, badly = pod(0, at=5, exit=0, state="succeeded"), pod(0, at=5, exit=1, state="failed")
+    served = [pod(1), pod(2, at=6, exit=0, state="succeeded")]
+    assert [found["metadata"]["uid"] for found in ranks.left_waiting(mpi, seen(well, *served))] == ["u1"]
+    assert ranks.left_waiting(mpi, seen(badly, *served)) == []
+    assert ranks.left_waiting(mpi, seen(pod(0), *served)) == []
+    assert ranks.left_waiting(record, seen(well, *served)) == [], "other programs run in all parts"
+
+
+@pytest.mark.parametrize(
+    ("resources", "slots"),
+    [
+        ({"cpu_millicores": 100}, 1),
+        ({"cpu_millicores": 3900}, 3),
+        ({"cpu_millicores": 8000, "cards": {"centi_cards": 200, "mode": "whole"}}, 2),
+        ({"cpu_millicores": 8000, "cards": {"centi_cards": 50, "mode": "vcuda"}}, 1),
+        ({"cpu_millicores": 8000, "cards": {"centi_cards": 150, "max_cards": 2, "mode": "vcuda"}}, 2),
+    ],
+)
+def test_a_pod_has_room_for_a_process_per_card_else_per_processor(resources: dict[str, Any], slots: int) -> None:
+    assert slots_of(Resources.model_validate(resources)) == slots
 
 
 def test_it_runs_from_when_the_last_part_was_there(record: Record) -> None:

@@ -17,7 +17,7 @@ from tessera_lab.runner.errors import RunnerError
 from tessera_lab.runner.exits import EXIT_STATUS, Account, Outcome, exit_record, write_exit_record
 from tessera_lab.runner.notebook import run_notebook
 from tessera_lab.runner.processes import become_reaper, kill_descendants
-from tessera_lab.runner.script import run_script
+from tessera_lab.runner.script import ScriptRun, run_script
 from tessera_lab.runner.specification import RunSpecification, read_specification
 from tessera_lab.runner.storage import is_disk_full
 
@@ -32,7 +32,9 @@ def main(arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="tessera_lab.runner", description="Execute one run in its directory.")
     parser.add_argument("run_dir", type=Path, help="directory with run.json and work/")
-    run_dir = parser.parse_args(arguments).run_dir.absolute()
+    parser.add_argument("program", nargs="*", help="after --: run this in place of the entry, as a script is run")
+    given = parser.parse_args(arguments)
+    run_dir = given.run_dir.absolute()
     try:
         specification = read_specification(run_dir)
         claim_run(run_dir, specification)
@@ -45,10 +47,10 @@ def main(arguments: list[str]) -> int:
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda received, _frame: pending.append(received))
     become_reaper()
-    return asyncio.run(_run(run_dir, specification, pending))
+    return asyncio.run(_run(run_dir, specification, given.program, pending))
 
 
-async def _run(run_dir: Path, specification: RunSpecification, pending: list[int]) -> int:
+async def _run(run_dir: Path, specification: RunSpecification, program: list[str], pending: list[int]) -> int:
     context = RunContext(run_dir, specification)
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
@@ -59,7 +61,7 @@ async def _run(run_dir: Path, specification: RunSpecification, pending: list[int
         loop.call_later(specification.limits.max_seconds, context.request_time_limit)
     watching = asyncio.ensure_future(context.memory.watch())
     try:
-        outcome = await _outcome(context)
+        outcome = await _outcome(context, program)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -67,9 +69,11 @@ async def _run(run_dir: Path, specification: RunSpecification, pending: list[int
     return _record(context, outcome)
 
 
-async def _outcome(context: RunContext) -> Outcome:
+async def _outcome(context: RunContext, program: list[str]) -> Outcome:
     """Execute the run; every way it can end is an outcome."""
     try:
+        if program:
+            return await ScriptRun(context, program, context.run_dir / "work").run()
         if context.specification.kind == "notebook":
             return await run_notebook(context)
         return await run_script(context)

@@ -8,6 +8,9 @@ parts that share a folder and nothing else:
 * ``deliver`` sends log, notebook, files and checkpoint with the run's own token, which user code never sees, and leaves the
   record of the end where the engine keeps it.
 
+Where the framework is MPI, ``launch`` starts the program in the first part only, and ``listen`` in the others, which starts there
+what the first part's ``mpirun`` asks for by ``rsh``, its remote shell (:mod:`.mpi`).
+
 The program of a service is started by ``serve`` in place of ``launch``: again and again, as often as the engine starts it.
 
 Where an engine gives a run one container only, ``single`` does all three there, as root, with user code as another user.

@@ -33,24 +33,22 @@ class Company:
     addresses: tuple[str, ...]
 
     def variables(self, hosts: Path, framework: str) -> dict[str, str]:
-        """Return what a program of several parts reads, as at every other kind of cluster."""
-        found = {
-            "RANK": str(self.rank),
-            "WORLD_SIZE": str(len(self.addresses)),
-            "LOCAL_RANK": "0",
-            "MASTER_ADDR": self.addresses[0],
-            "MASTER_PORT": str(PORT),
-            "TESSERA_HOSTFILE": str(hosts),
-        }
+        """Return what a program of several parts reads, as at every other kind of cluster.
+
+        Which of all processes one is, ``mpirun`` tells it: a part has several, and they have what the part has.
+        """
+        found = {"MASTER_ADDR": self.addresses[0], "MASTER_PORT": str(PORT), "TESSERA_HOSTFILE": str(hosts)}
+        if framework != "mpi":
+            found |= {"RANK": str(self.rank), "WORLD_SIZE": str(len(self.addresses)), "LOCAL_RANK": "0"}
         if framework == "tensorflow":
             workers = [f"{_bracketed(address)}:{PORT}" for address in self.addresses]
             task = {"type": "worker", "index": self.rank}
             found["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
         return found
 
-    def hosts(self) -> str:
+    def hosts(self, slots: int) -> str:
         """Return the list of hosts in the form that ``mpirun --hostfile`` takes."""
-        return "".join(f"{address} slots=1\n" for address in self.addresses)
+        return "".join(f"{address} slots={slots}\n" for address in self.addresses)
 
 
 def _bracketed(address: str) -> str:
@@ -79,13 +77,13 @@ def await_company(file: Path, own_uid: str, wait: Callable[[], bool]) -> Company
             return None
 
 
-def join(company: Company, places: Places, framework: str) -> dict[str, str]:
+def join(company: Company, places: Places, framework: str, slots: int) -> dict[str, str]:
     """Write down which part we are, for the delivery, and the file of hosts; return the program's variables."""
-    write_atomic(places.control / "part.json", {"rank": company.rank})
+    write_atomic(places.control / "part.json", {"rank": company.rank, "address": company.addresses[company.rank]})
     hosts = places.run / HOSTS
     descriptor = os.open(hosts, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(company.hosts())
+        file.write(company.hosts(slots))
     return company.variables(hosts, framework)
 
 

@@ -18,8 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tessera_hub.proxy.courier.company import await_company, join
+from tessera_hub.proxy.courier import mpi
+from tessera_hub.proxy.courier.company import Company, await_company, join
 from tessera_hub.proxy.courier.places import Places, write_atomic
+from tessera_hub.proxy.courier.processes import descendants
 
 TAKEN: Final = 75
 TICK_SECONDS: Final = 0.2
@@ -37,16 +39,21 @@ PERSONS_PATH: Final = "TESSERA_PATH"
 
 @dataclass(frozen=True)
 class Several:
-    """How a part of several finds the others: the file that names them, and our own name in it."""
+    """How a part of several finds the others: the file that names them, and our own name in it.
+
+    Attributes:
+        slots: processes that each part has room for.
+    """
 
     company: Path
     uid: str
     framework: str
+    slots: int = 1
 
     @classmethod
-    def of(cls, company: Path | None, uid: str, framework: str) -> Self | None:
+    def of(cls, company: Path | None, uid: str, framework: str, slots: int) -> Self | None:
         """Return it; None for a run of one part."""
-        return None if company is None else cls(company, uid, framework)
+        return None if company is None else cls(company, uid, framework, slots)
 
 
 def launch(
@@ -114,6 +121,7 @@ class Launcher:
         self.shown = False
         self.kill_at: float | None = None
         self.obeyed: Any = None
+        self.mpi: Company | None = None
 
     def run(self, argv: list[str], several: Several | None = None) -> int:
         """Start the runner, copy its output, obey orders and signals, and leave nothing behind."""
@@ -127,7 +135,12 @@ class Launcher:
             if company is None:
                 sys.stderr.write("[tessera] ended before all parts were there; nothing was started\n")
                 return 128 + signal.SIGTERM
-            environment |= join(company, self.places, several.framework)
+            environment |= join(company, self.places, several.framework, several.slots)
+            if several.framework == "mpi":
+                self.mpi = company
+                environment |= mpi.variables(company, several.slots, self.places, environment)
+                if company.rank > 0:
+                    argv = [*argv, "--", *mpi.program_of_others(self.places, several.company, several.uid)]
         log = os.open(self.places.control / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         os.chdir(self.places.run)
         child = subprocess.Popen(  # noqa: S603 - the runner in its environment's Python
@@ -161,6 +174,8 @@ class Launcher:
         code = code if code >= 0 else 128 - code
         with contextlib.suppress(OSError):
             write_atomic(self.places.control / "end.json", {"exit_code": code, "finished_at": datetime.now(UTC).isoformat()})
+        if self.mpi is not None and self.mpi.rank == 0:
+            mpi.dismiss_others(self.mpi, self.places, well=code == 0 and not self.stopping)
         return code
 
     def _may_wait(self) -> bool:
@@ -218,7 +233,10 @@ class Launcher:
         if wanted == self.obeyed or not isinstance(wanted, dict):
             return
         self.obeyed = wanted
-        if wanted.get("why"):
+        if wanted.get("why") == "done":
+            if self.mpi is not None:
+                mpi.dismiss_own(self.mpi, self.places)
+        elif wanted.get("why"):
             self._stop(child, str(wanted["why"]), float(wanted.get("grace_seconds", self.grace)))
         elif bool(wanted.get("suspended")) is not self.suspended:
             self._suspend(bool(wanted.get("suspended")))
@@ -260,20 +278,3 @@ class Launcher:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
             done |= fresh
-
-
-def descendants(root: int) -> list[int]:
-    """Return all processes below *root*."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 - thousands of entries several times a second
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()
-                children.setdefault(int(fields[1]), []).append(int(name))
-    below: list[int] = []
-    waiting = [root]
-    while waiting:
-        found = children.get(waiting.pop(), [])
-        below += found
-        waiting += found
-    return below

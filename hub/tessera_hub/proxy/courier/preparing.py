@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from tessera_hub.proxy.courier import mpi
 from tessera_hub.proxy.courier.calls import DamagedError, RefusedError, Service, UnreachableError, patiently
 from tessera_hub.proxy.courier.places import Places, files_below, is_safe, write_atomic
 from tessera_hub.proxy.courier.settings import Settings
@@ -59,6 +60,8 @@ def _fill(places: Places, settings: Settings, service: Service) -> None:
         known = {path: [file.lstat().st_mtime_ns, file.lstat().st_size] for path, file in files_below(work)}
         write_atomic(places.control / "inputs.json", known)
         write_atomic(places.run / "run.json", settings.run)
+        if settings.parts > 1:
+            mpi.keep_key(places, settings.run_token)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _PreparationError("disk.full", "the disk of the node is full") from error

@@ -21,8 +21,8 @@ from typing import Any, Final
 from tessera_hub.proxy.courier.calls import UnreachableError, patiently
 from tessera_hub.proxy.courier.channel import Channel, Listener
 from tessera_hub.proxy.courier.delivering import Courier
-from tessera_hub.proxy.courier.launching import descendants
 from tessera_hub.proxy.courier.places import Places, read_document, write_atomic
+from tessera_hub.proxy.courier.processes import descendants
 from tessera_hub.proxy.courier.settings import Settings
 
 NOT_ROOT: Final = 78

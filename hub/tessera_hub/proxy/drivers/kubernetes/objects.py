@@ -27,6 +27,7 @@ from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, ORDER, PERSON, RECORD, RUN, SITE, TENANT, KubernetesOptions
 from tessera_hub.schemas.bounds import STORED
 from tessera_hub.schemas.protocol import Lease
+from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, Resources
 from volcano_client.kinds import JOBS, Kind
 from volcano_client.objects import PREEMPTABLE, Named, Owner, Task, job
 
@@ -167,6 +168,13 @@ def secret_name(reference: str) -> str:
     return f"secret-{reference}"
 
 
+def slots_of(resources: Resources) -> int:
+    """Return for how many processes each pod of several has room: one per card, else one per processor."""
+    if resources.cards is not None:
+        return -(-resources.cards.centi_cards // CENTI_CARDS_PER_CARD)
+    return max(resources.cpu_millicores // 1000, 1)
+
+
 def pod_template(
     lease: Lease,
     options: KubernetesOptions,
@@ -216,6 +224,7 @@ def pod_template(
         claimant["valueFrom"] = {"fieldRef": {"fieldPath": VOLCANO_JOB_FIELD if scheduler else PLAIN_JOB_FIELD}}
         shown.append({"path": "company", "fieldRef": {"fieldPath": f"metadata.annotations['{COMPANY}']"}})
         arguments += ["--company", f"{ORDERS}/company", "--uid", "$(TESSERA_POD_UID)", "--framework", spec.framework]
+        arguments += ["--slots", str(slots_of(resources))]
         variables.append({"name": "TESSERA_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}})
     home = home_of(lease, options.homes)
     user = options.user if home is None or home.uid is None else home.uid
@@ -305,7 +314,8 @@ def volcano_job(
     """Return the Volcano Job of a run: its pods start once, when all of them fit into the queue.
 
     Its ``svc`` plugin gives the pods their names. What a program reads of the others (``MASTER_ADDR`` and so on) comes from
-    the launcher, as without Volcano: the plugins for single frameworks would say the same in another way.
+    the launcher, as without Volcano, and so does the remote shell of ``mpirun``: the plugins for single frameworks would say the
+    same in another way, and with ``mpi`` and ``ssh`` every image would have to bring and start an SSH server.
     """
     named = Named(run_name(lease.run_id), secret["metadata"]["namespace"], run_labels(lease, options), owner=owner_of(secret))
     return job(

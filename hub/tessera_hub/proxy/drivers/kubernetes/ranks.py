@@ -101,6 +101,17 @@ def failed_part(seen: Seen) -> int | None:
     return None
 
 
+def left_waiting(record: Record, seen: Seen) -> list[Document]:
+    """Return the parts that serve the first one of an MPI program's run, where that has ended well; it tells them itself, too."""
+    first = seen.ranks.get(0)
+    if record.lease.spec.framework != "mpi" or first is None:
+        return []
+    mains = {rank: standing.state_of(pod, "containerStatuses", "main") for rank, pod in seen.ranks.items()}
+    if mains[0].get("exitCode") != 0:
+        return []
+    return [pod for rank, pod in sorted(seen.ranks.items()) if "exitCode" not in mains[rank]]
+
+
 def half_placed_since(record: Record, seen: Seen) -> datetime | None:
     """Return since when some parts hold a node while others have none; None if none or all do."""
     if record.size == 1 or has_begun(record, seen):

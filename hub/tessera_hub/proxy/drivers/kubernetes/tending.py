@@ -249,7 +249,12 @@ class Tender:
         for pod in seen.ranks.values() if company is not None else ():
             if ranks.lacks_company(pod):
                 await self._patch_pod(pod, {"metadata": {"annotations": {COMPANY: company}, "uid": pod["metadata"]["uid"]}})
-        if ranks.has_begun(record, seen) and ranks.failed_part(seen) is not None:
+        if not ranks.has_begun(record, seen):
+            return
+        if ranks.failed_part(seen) is None:
+            for pod in ranks.left_waiting(record, seen):
+                await self.tell_pod(entry, pod, {"why": "done"})
+        else:
             for pod in seen.ranks.values():
                 await self.tell_pod(entry, pod, {"why": "peer", "grace_seconds": record.lease.spec.lifecycle.grace_seconds})
 
