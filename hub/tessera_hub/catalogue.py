@@ -6,14 +6,14 @@ Free is the cluster's own report minus what the hub has promised since: runs pla
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tessera_billing.prices import PriceList, price_list
-from tessera_hub.schemas.capacity import CardCapacity, ClusterCapacity, DatasetView, Environment
+from tessera_hub.schemas.capacity import CardCapacity, ClusterCapacity, DatasetPlace, DatasetView, Environment
 from tessera_hub.schemas.protocol import Inventory, Pool
 from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode
 from tessera_hub.schemas.tasks import Phase
@@ -144,6 +144,7 @@ def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], b
             "state": state,
             "workspaces": cluster.workspaces,
             "gang": "gang" in cluster.capabilities,
+            "services": "services" in cluster.capabilities,
             "last_contact": cluster.last_contact_at,
             "cards": cards,
             "free": {d: max(0, a - held.get(d, 0) if d in SHARED else a) for d, a in free.items()},
@@ -153,17 +154,26 @@ def _capacity(cluster: Cluster, inventory: Inventory, held: Mapping[str, int], b
     )
 
 
-async def datasets(session: AsyncSession, tenants: set[str] | None) -> list[DatasetView]:
-    """Return the data sets that *tenants* (None: all) may read at the clusters open to them, merged by name."""
+async def datasets(session: AsyncSession, tenants: set[str] | None, own: Set[str]) -> list[DatasetView]:
+    """Return the data sets that *tenants* (None: all) may read at the clusters open to them, merged by name.
+
+    Args:
+        own: the tenants of whoever asks, for which it is told where they may read each.
+    """
     merged: dict[str, DatasetView] = {}
     for cluster in await open_clusters(session, tenants):
         entered = tenants if tenants is None or cluster.tenants is None else tenants & set(cluster.tenants)
+        mine = own if cluster.tenants is None else own & set(cluster.tenants)
         found = Inventory.model_validate(cluster.inventory).datasets if cluster.inventory else {}
         for name, dataset in found.items():
             if entered is not None and not any(map(dataset.is_open, entered)):
                 continue
-            known = merged.setdefault(name, DatasetView(name=name, description=dataset.description, clusters=[]))
+            known = merged.setdefault(name, DatasetView(name=name, description="", clusters=[]))
+            known.description = known.description or dataset.description
             known.clusters.append(cluster.name)
+            readers = sorted(filter(dataset.is_open, mine))
+            in_workspaces = dataset.workspaces and cluster.workspaces
+            known.places.append(DatasetPlace(cluster=cluster.name, tenants=readers, workspaces=in_workspaces))
     return [merged[name] for name in sorted(merged)]
 
 

@@ -993,6 +993,11 @@ export interface components {
             /** Name */
             name: string;
             /**
+             * Services
+             * @default false
+             */
+            services: boolean;
+            /**
              * State
              * @enum {string}
              */
@@ -1092,6 +1097,20 @@ export interface components {
             description: string;
             /** Tenants */
             tenants?: string[] | null;
+            /**
+             * Workspaces
+             * @default false
+             */
+            workspaces: boolean;
+        };
+        /** DatasetPlace */
+        DatasetPlace: {
+            /** Cluster */
+            cluster: string;
+            /** Tenants */
+            tenants: string[];
+            /** Workspaces */
+            workspaces: boolean;
         };
         /** DatasetView */
         DatasetView: {
@@ -1101,6 +1120,8 @@ export interface components {
             description: string;
             /** Name */
             name: string;
+            /** Places */
+            places?: components["schemas"]["DatasetPlace"][];
         };
         /** DesiredQueue */
         DesiredQueue: {

@@ -8,6 +8,7 @@ import { openSocket } from './socket';
 import type {
   Accrual,
   ClusterCapacity,
+  Dataset,
   Environment,
   Estimate,
   Idleness,
@@ -120,6 +121,7 @@ export class Client {
   environments = (): Promise<Environment[]> => this._get('v1/environments');
   capacity = (): Promise<ClusterCapacity[]> => this._get('v1/capacity');
   queues = (): Promise<Queue[]> => this._get('v1/queues');
+  datasets = (): Promise<Dataset[]> => this._get('v1/datasets');
   tasks = (query: Query): Promise<TaskPage> => this._get('v1/tasks', query);
   task = (id: string): Promise<TaskDetail> => this._get(`v1/tasks/${id}`);
   taskEvents = (id: string): Promise<TaskEvent[]> => this._get(`v1/tasks/${id}/events`);

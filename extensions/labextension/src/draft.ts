@@ -7,6 +7,9 @@ export type Compute = 'cpu' | 'share' | 'whole';
 export interface IDraft {
   path: string;
   name: string;
+  kind: TaskKind;
+  /** Where a service listens, as typed; null: where it listens by default. */
+  port: number | null;
   include: Include;
   environment: string;
   kernel: string | null;
@@ -15,6 +18,8 @@ export interface IDraft {
   tenant: string | null;
   queue: string | null;
   policy: string | null;
+  /** Names of the data sets that it reads. */
+  datasets: string[];
   cpuMillicores: number;
   memoryMib: number;
   compute: Compute;
@@ -56,6 +61,31 @@ export function kindOf(path: string): TaskKind | null {
   return /\.(py|sh)$/.test(path) ? 'script' : null;
 }
 
+/** Where a service listens that names no port. */
+export const DEFAULT_PORT = 8080;
+export const LOWEST_PORT = 1024;
+export const HIGHEST_PORT = 65_535;
+
+export function isPort(value: number): boolean {
+  return Number.isInteger(value) && value >= LOWEST_PORT && value <= HIGHEST_PORT;
+}
+
+/** Why a draft cannot be a service: its file is a notebook, no cluster keeps one running, or the chosen one does not. */
+export function serviceObstacle(
+  draft: Pick<IDraft, 'path' | 'clusters'>,
+  clusters: readonly { name: string; services?: boolean }[]
+): 'notebook' | 'nowhere' | 'elsewhere' | null {
+  if (kindOf(draft.path) === 'notebook') {
+    return 'notebook';
+  }
+  const able = clusters.filter(cluster => cluster.services);
+  if (able.length === 0) {
+    return 'nowhere';
+  }
+  const [chosen] = draft.clusters ?? [];
+  return chosen === undefined || able.some(cluster => cluster.name === chosen) ? null : 'elsewhere';
+}
+
 /** The folder of the workspace in which the Lab server places a job's files; null for a job from elsewhere. */
 export function placedFolder(task: { id: string; spec: TaskRequest }): string | null {
   const path = task.spec.labels?.[PATH_LABEL];
@@ -71,6 +101,8 @@ export function newDraft(path: string, start: Partial<IDraft> = {}): IDraft {
   return {
     path,
     name: baseName(path).replace(/\.[^.]+$/, ''),
+    kind: kindOf(path) ?? 'script',
+    port: null,
     include: 'notebook',
     environment: 'default',
     kernel: null,
@@ -79,6 +111,7 @@ export function newDraft(path: string, start: Partial<IDraft> = {}): IDraft {
     tenant: null,
     queue: null,
     policy: null,
+    datasets: [],
     cpuMillicores: 1000,
     memoryMib: 2048,
     compute: 'cpu',
@@ -118,9 +151,10 @@ export function toRequest(draft: IDraft): TaskRequest {
             centi_cards: draft.wholeCards * 100,
             max_cards: draft.wholeCards
           };
+  const service = draft.kind === 'service';
   const request: TaskRequest = {
     name: draft.name.trim(),
-    kind: kindOf(draft.path) ?? 'script',
+    kind: draft.kind,
     tenant: draft.tenant,
     queue: draft.queue,
     policy: draft.policy,
@@ -130,16 +164,22 @@ export function toRequest(draft: IDraft): TaskRequest {
     kernel: draft.kernel,
     parameters: draft.parameters,
     output_folder: draft.outputFolder,
-    framework: draft.framework,
+    framework: service ? 'none' : draft.framework,
     roles: [
       {
         name: 'main',
-        replicas: draft.nodes,
+        replicas: service ? 1 : draft.nodes,
         resources: { cpu_millicores: draft.cpuMillicores, memory_mib: draft.memoryMib, cards }
       }
     ],
     labels: { [PATH_LABEL]: draft.path }
   };
+  if (service && draft.port !== null && isPort(draft.port)) {
+    request.port = draft.port;
+  }
+  if (draft.datasets.length > 0) {
+    request.datasets = draft.datasets;
+  }
   if (draft.maxRunSeconds !== null || draft.retries > 0) {
     request.lifecycle = {
       max_run_seconds: draft.maxRunSeconds,
@@ -163,6 +203,8 @@ export function fromRequest(spec: TaskRequest): IDraft {
   return {
     ...draft,
     name: spec.name,
+    kind: spec.kind,
+    port: spec.port ?? null,
     include: (spec.inputs?.files?.length ?? 0) > 1 ? 'folder' : 'notebook',
     environment: spec.environment ?? draft.environment,
     kernel: spec.kernel ?? null,
@@ -171,6 +213,7 @@ export function fromRequest(spec: TaskRequest): IDraft {
     tenant: spec.tenant ?? null,
     queue: spec.queue ?? null,
     policy: spec.policy ?? null,
+    datasets: spec.datasets ?? [],
     cpuMillicores: resources?.cpu_millicores ?? draft.cpuMillicores,
     memoryMib: resources?.memory_mib ?? draft.memoryMib,
     compute: !cards ? 'cpu' : share ? 'share' : 'whole',
@@ -195,13 +238,14 @@ export function fromRequest(spec: TaskRequest): IDraft {
 
 /** What the draft asks for, by dimension, over all its nodes. */
 export function askedFor(draft: IDraft): Record<string, number> {
+  const nodes = draft.kind === 'service' ? 1 : draft.nodes;
   const asked: Record<string, number> = {
-    cpu: draft.cpuMillicores * draft.nodes,
-    memory: draft.memoryMib * draft.nodes
+    cpu: draft.cpuMillicores * nodes,
+    memory: draft.memoryMib * nodes
   };
   if (draft.compute !== 'cpu' && draft.cardModel) {
     asked[`cards/${draft.cardModel}`] =
-      (draft.compute === 'share' ? draft.shareCentiCards : draft.wholeCards * 100) * draft.nodes;
+      (draft.compute === 'share' ? draft.shareCentiCards : draft.wholeCards * 100) * nodes;
   }
   return asked;
 }

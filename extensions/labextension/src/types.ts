@@ -14,6 +14,7 @@ export type BillLine = Schemas['BillLine'];
 export type CardCapacity = Schemas['CardCapacity'];
 export type CardRequest = Schemas['CardRequest'];
 export type ClusterCapacity = Schemas['ClusterCapacity'];
+export type Dataset = Filled<Schemas['DatasetView'], 'places'>;
 export type Environment = Filled<Schemas['Environment'], 'kernels'>;
 export type Estimate = Schemas['Estimate'];
 export type Lifecycle = Schemas['Lifecycle'];

@@ -1,11 +1,14 @@
 import { expect, test } from 'vitest';
 import { accrued } from '../src/accrual';
 import { fromCron, looksLikeCron, toCron } from '../src/cron';
+import { datasetChoices, missingAt } from '../src/datasets';
+import { fromRequest, newDraft, serviceObstacle, toRequest } from '../src/draft';
 import { LogBuffer } from '../src/logbuffer';
 import { joinLines } from '../src/multiline';
 import { coerce, readAssignments } from '../src/parameters';
 import { compact, toYaml } from '../src/yaml';
 import { backoff, EventParser } from '../src/stream';
+import type { ClusterCapacity, Dataset } from '../src/types';
 
 test('a cost ticks exactly and never runs backwards', () => {
   const accrual = { micro: 5, nano_per_hour: 3_600_000_000, as_of: '2026-01-01T00:00:00Z' };
@@ -87,4 +90,68 @@ test('parameters of a script are lines of name=value with the types of JSON', ()
     wrong: null
   });
   expect(readAssignments('epochs 20').wrong).toBe('epochs 20');
+});
+
+const at = (cluster: string, ...tenants: string[]): Dataset['places'][number] => ({
+  cluster,
+  tenants,
+  workspaces: false
+});
+const OFFERED: Dataset[] = [
+  {
+    name: 'birds',
+    description: 'Birds',
+    clusters: ['a', 'b'],
+    places: [at('a', 'red', 'blue'), at('b', 'red')]
+  },
+  { name: 'faces', description: '', clusters: ['b'], places: [at('b', 'red')] },
+  { name: 'words', description: '', clusters: ['c'], places: [at('c', 'red')] }
+];
+const CLUSTERS = [
+  { name: 'a', services: true },
+  { name: 'b', services: false },
+  { name: 'c', services: false }
+] as ClusterCapacity[];
+
+test('of the data sets only those can be added that the chosen cluster has, and the others say why', () => {
+  const obstacles = (part: Partial<ReturnType<typeof newDraft>>, tenant = 'red'): Record<string, unknown> =>
+    Object.fromEntries(
+      datasetChoices({ ...newDraft('train.py'), ...part }, OFFERED, CLUSTERS, tenant).map(row => [
+        row.name,
+        row.obstacle?.kind ?? null
+      ])
+    );
+  expect(obstacles({})).toEqual({ birds: null, faces: null, words: null });
+  expect(obstacles({ clusters: ['b'] })).toEqual({ birds: null, faces: null, words: 'elsewhere' });
+  expect(obstacles({ datasets: ['birds'] })).toEqual({ birds: null, faces: null, words: 'apart' });
+  expect(obstacles({ kind: 'service' })).toEqual({ birds: null, faces: 'no-service', words: 'no-service' });
+  expect(obstacles({}, 'blue')).toEqual({ birds: null });
+  expect(obstacles({ datasets: ['faces', 'gone'] }, 'blue')).toEqual({
+    birds: 'apart',
+    faces: 'unknown',
+    gone: 'unknown'
+  });
+  expect(missingAt('a', ['birds', 'faces'], OFFERED, 'red')).toBe('faces');
+  expect(missingAt('b', ['birds', 'faces'], OFFERED, 'red')).toBeNull();
+  expect(missingAt('b', ['birds'], OFFERED, 'blue')).toBe('birds');
+});
+
+test('only a script becomes a service, where a cluster keeps one running, with one part and its port', () => {
+  const draft = newDraft('work/serve.py', { nodes: 3, framework: 'mpi', port: 9000, datasets: ['birds'] });
+  expect(serviceObstacle(newDraft('a.ipynb'), CLUSTERS)).toBe('notebook');
+  expect(serviceObstacle(draft, CLUSTERS.slice(1))).toBe('nowhere');
+  expect(serviceObstacle({ ...draft, clusters: ['b'] }, CLUSTERS)).toBe('elsewhere');
+  expect(serviceObstacle({ ...draft, clusters: ['a'] }, CLUSTERS)).toBeNull();
+  expect(toRequest(draft).port).toBeUndefined();
+  const asked = toRequest({ ...draft, kind: 'service' });
+  expect([asked.kind, asked.port, asked.roles?.[0]?.replicas, asked.framework]).toEqual([
+    'service',
+    9000,
+    1,
+    'none'
+  ]);
+  expect(toRequest({ ...draft, kind: 'service', port: 80 }).port).toBeUndefined();
+  const again = fromRequest(asked);
+  expect([again.kind, again.port, again.datasets]).toEqual(['service', 9000, ['birds']]);
+  expect(toRequest(newDraft('a.py')).datasets).toBeUndefined();
 });

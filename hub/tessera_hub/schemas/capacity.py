@@ -39,6 +39,8 @@ class ClusterCapacity(Strict):
     workspaces: bool
     gang: bool = False
     """Whether it runs tasks of several nodes, all of them or none."""
+    services: bool = False
+    """Whether it keeps tasks of kind ``service`` running."""
     last_contact: datetime | None
     cards: list[CardCapacity]
     free: ResourceVector
@@ -58,12 +60,24 @@ class Environment(Strict):
     kernels: list[str] = Field(default_factory=list)
 
 
+class DatasetPlace(Strict):
+    """A cluster that has a data set."""
+
+    cluster: str
+    tenants: list[str]
+    """Those of the caller's tenants that may read it there."""
+    workspaces: bool
+    """Whether workspaces have it there, too, and not only jobs and services."""
+
+
 class DatasetView(Strict):
     """A data set that the caller's tenants may read, and where it is; its path in a run is ``$TESSERA_DATASETS/<name>``."""
 
     name: str
     description: str
     clusters: list[str]
+    places: list[DatasetPlace] = Field(default_factory=list)
+    """The same clusters, each with who may read it there and how."""
 
 
 class QuotaLine(Strict):

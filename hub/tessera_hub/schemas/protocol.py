@@ -90,6 +90,8 @@ class Dataset(Strict):
     description: Annotated[str, Field(max_length=500), AfterValidator(printable)] = ""
     tenants: Annotated[list[str], Field(max_length=10_000)] | None = None
     """Who may read it; None: every tenant that may use the cluster."""
+    workspaces: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    """Whether the cluster's workspaces have it, too. Sent only where they do: an older service takes all others."""
 
     def is_open(self, tenant: str) -> bool:
         """Whether the runs of a tenant may read it."""

@@ -4,11 +4,12 @@ import { ReactWidget } from '@jupyterlab/ui-components';
 import { Widget } from '@lumino/widgets';
 import * as React from 'react';
 import { looksLikeCron, toCron } from '../cron';
-import { askedFor, kindOf, toRequest, type IDraft } from '../draft';
+import { askedFor, isPort, kindOf, toRequest, type IDraft } from '../draft';
 import type { Json, RecurringTask, Task } from '../types';
 import { compact, toYaml } from '../yaml';
 import { UiProvider, useLoad, useModel, useUi, type IUi } from './context';
 import { CodeBlock, Loading, ProblemNote } from './controls';
+import { DataSection } from './dialogdata';
 import { Footer } from './dialogfooter';
 import { ResourcesSection } from './dialogresources';
 import { useEstimate, useOffers, useSubmit } from './dialogstate';
@@ -25,6 +26,7 @@ interface IDialogProps {
 
 function RunDialog(props: IDialogProps): React.JSX.Element {
   const { trans } = useUi();
+  const { client } = useModel();
   const dialog = React.useRef<HTMLDialogElement>(null);
   const title = React.useId();
   const [draft, setDraft] = React.useState(props.initial);
@@ -34,6 +36,7 @@ function RunDialog(props: IDialogProps): React.JSX.Element {
     setDraft(last => ({ ...last, ...part }));
   }, []);
   const { offers, error, reload } = useOffers(draft.path);
+  const [datasets, reloadDatasets] = useLoad(client.datasets, [client]);
   const state = useEstimate(draft, offers !== null);
   const { inFlight, error: refused, submit } = useSubmit(draft, props.onSubmitted);
   const refusal = React.useRef<HTMLDivElement>(null);
@@ -58,7 +61,9 @@ function RunDialog(props: IDialogProps): React.JSX.Element {
     }
   }, [refused]);
 
-  const valid = offers !== null && parametersValid && draft.name.trim() !== '' && whenIsClear(draft);
+  const portIsClear = draft.kind !== 'service' || draft.port === null || isPort(draft.port);
+  const valid =
+    offers !== null && parametersValid && portIsClear && draft.name.trim() !== '' && whenIsClear(draft);
   const ready = valid && !inFlight && state.estimate?.verdict !== 'never';
   const sections = offers ? { draft, change, offers, contents: props.contents } : null;
   return (
@@ -117,7 +122,15 @@ function RunDialog(props: IDialogProps): React.JSX.Element {
               <WhatSection {...sections} onValid={setParametersValid} />
             </Section>
             <Section title={trans.__('Where')}>
-              <WhereSection {...sections} fits={state.estimate?.clusters ?? null} asked={askedFor(draft)} />
+              <WhereSection
+                {...sections}
+                datasets={datasets}
+                fits={state.estimate?.clusters ?? null}
+                asked={askedFor(draft)}
+              />
+            </Section>
+            <Section title={trans.__('Data sets')}>
+              <DataSection {...sections} datasets={datasets} onRetry={reloadDatasets} />
             </Section>
             <Section title={trans.__('Resources')}>
               <ResourcesSection {...sections} />

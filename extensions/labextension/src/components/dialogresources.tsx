@@ -117,7 +117,9 @@ export function ResourcesSection(props: ISectionProps): React.JSX.Element {
       {draft.compute !== 'cpu' ? (
         <Cards {...props} cards={draft.compute === 'share' ? shared : cards} />
       ) : null}
-      {kindOf(draft.path) === 'script' ? <Nodes {...props} clusters={clusters} /> : null}
+      {kindOf(draft.path) === 'script' && draft.kind !== 'service' ? (
+        <Nodes {...props} clusters={clusters} />
+      ) : null}
     </>
   );
 }

@@ -141,6 +141,12 @@ export function useSubmit(draft: IDraft, onSubmitted: (made: Task | RecurringTas
   return { inFlight, error, submit };
 }
 
+/** The tenant for which the draft would be submitted; empty while that is not known. */
+export function useTenant(draft: IDraft): string {
+  const { me } = useModel();
+  return draft.tenant ?? me?.default_tenant ?? me?.tenants[0] ?? '';
+}
+
 /** What the sections of the dialog get. */
 export interface ISectionProps {
   draft: IDraft;

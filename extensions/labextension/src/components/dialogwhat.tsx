@@ -1,8 +1,17 @@
 /** *What* runs: name, environment, parameters, and the files that travel. */
 import * as React from 'react';
-import { baseName, folderOf, kindOf } from '../draft';
+import {
+  baseName,
+  DEFAULT_PORT,
+  folderOf,
+  HIGHEST_PORT,
+  isPort,
+  kindOf,
+  LOWEST_PORT,
+  serviceObstacle
+} from '../draft';
 import { coerce, inputKind, inputText, readAssignments, sameJson, writeAssignments } from '../parameters';
-import type { INotebookParameter, Json } from '../types';
+import type { INotebookParameter, Json, TaskKind } from '../types';
 import { useUi } from './context';
 import { Field, Segments, Select } from './controls';
 import { SnapshotNote, FilePicker } from './dialogsnapshot';
@@ -59,6 +68,7 @@ export function WhatSection(props: ISectionProps & { onValid: (valid: boolean) =
           </Field>
         ) : null}
       </div>
+      <KindChoice {...props} />
       {kindOf(draft.path) === 'notebook' ? (
         <Parameters
           given={draft.parameters}
@@ -105,6 +115,96 @@ export function WhatSection(props: ISectionProps & { onValid: (valid: boolean) =
         <SnapshotNote path={draft.path} include={draft.include} />
       </div>
     </>
+  );
+}
+
+/** Whether the file runs to its end, or is kept running and reached at a port. */
+function KindChoice(props: ISectionProps): React.JSX.Element {
+  const { trans } = useUi();
+  const { draft, change, offers } = props;
+  const obstacle = serviceObstacle(draft, offers.clusters);
+  const why = {
+    notebook: trans.__('A service runs a script, such as serve.py.'),
+    nowhere: trans.__('No cluster you may use keeps a service running.'),
+    elsewhere: trans.__('The chosen cluster keeps no service running.')
+  };
+  const service = draft.kind === 'service';
+  const plain = service ? (kindOf(draft.path) ?? 'script') : draft.kind;
+  const labels: Partial<Record<TaskKind, string>> = {
+    notebook: trans.__('Notebook'),
+    script: trans.__('Script'),
+    training: trans.__('Training'),
+    finetune: trans.__('Fine-tuning')
+  };
+  const hint = obstacle ? why[obstacle] : service ? trans.__('It runs until it is stopped.') : null;
+  return (
+    <div className="tsr-grid">
+      <div className="tsr-field">
+        <span className="tsr-label">{trans.__('Kind')}</span>
+        <Segments
+          label={trans.__('Kind')}
+          value={draft.kind}
+          options={[
+            { value: plain, label: labels[plain] ?? plain },
+            {
+              value: 'service',
+              label: trans.__('Service'),
+              disabled: obstacle !== null && !service,
+              title: obstacle ? why[obstacle] : ''
+            }
+          ]}
+          onChange={kind => {
+            change({ kind });
+          }}
+        />
+        {hint ? <div className="tsr-note">{hint}</div> : null}
+      </div>
+      {service ? (
+        <PortField
+          port={draft.port}
+          onPort={port => {
+            change({ port });
+          }}
+        />
+      ) : null}
+    </div>
+  );
+}
+
+function PortField(props: { port: number | null; onPort: (port: number | null) => void }): React.JSX.Element {
+  const { trans } = useUi();
+  const { port } = props;
+  return (
+    <Field
+      label={trans.__('Port')}
+      hint={trans.__(
+        'The program listens there; it is told as TESSERA_PORT. The address is on the page of the job.'
+      )}
+      error={
+        port === null || isPort(port)
+          ? null
+          : trans.__('A whole number from %1 to %2 is needed.', LOWEST_PORT, HIGHEST_PORT)
+      }
+    >
+      {(id, note) => (
+        <input
+          id={id}
+          aria-describedby={note}
+          aria-invalid={port !== null && !isPort(port)}
+          className="tsr-input"
+          type="number"
+          min={LOWEST_PORT}
+          max={HIGHEST_PORT}
+          step={1}
+          placeholder={String(DEFAULT_PORT)}
+          value={port ?? ''}
+          onChange={event => {
+            const raw = event.target.value;
+            props.onPort(raw === '' ? null : Number(raw));
+          }}
+        />
+      )}
+    </Field>
   );
 }
 

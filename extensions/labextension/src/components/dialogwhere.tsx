@@ -1,15 +1,20 @@
 /** *Where* it runs: compute centre, queue, placement. */
 import * as React from 'react';
-import type { ClusterCapacity } from '../types';
-import { useModel, useUi } from './context';
+import { missingAt } from '../datasets';
+import type { ClusterCapacity, Dataset } from '../types';
+import { useModel, useUi, type Loaded } from './context';
 import { Field, Select } from './controls';
-import type { ISectionProps } from './dialogstate';
+import { useTenant, type ISectionProps } from './dialogstate';
 import { policyLabel } from './timeline';
 
 const POLICIES = ['fifo', 'most-idle', 'lowest-price'];
 
 export function WhereSection(
-  props: ISectionProps & { fits: string[] | null; asked: Record<string, number> }
+  props: ISectionProps & {
+    datasets: Loaded<Dataset[]>;
+    fits: string[] | null;
+    asked: Record<string, number>;
+  }
 ): React.JSX.Element {
   const { trans } = useUi();
   const { draft, change, offers } = props;
@@ -17,8 +22,17 @@ export function WhereSection(
   const name = React.useId();
   const chosen = draft.clusters?.[0] ?? '';
   const tenants = me?.tenants ?? [];
-  const tenant = draft.tenant ?? me?.default_tenant ?? tenants[0] ?? '';
+  const tenant = useTenant(draft);
   const queues = offers.queues.filter(queue => queue.tenant === tenant && queue.parent !== null);
+  const unable = (cluster: ClusterCapacity): string => {
+    const { datasets } = props;
+    if (draft.kind === 'service' && !cluster.services) {
+      return trans.__('Keeps no service running');
+    }
+    const missing =
+      datasets.state === 'ready' ? missingAt(cluster.name, draft.datasets, datasets.value, tenant) : null;
+    return missing === null ? '' : trans.__('Does not have %1', missing);
+  };
   return (
     <>
       <div className="tsr-tiles" role="radiogroup" aria-label={trans.__('Cluster')}>
@@ -46,6 +60,7 @@ export function WhereSection(
             on={chosen === cluster.name}
             fits={props.fits === null || draft.clusters !== null || props.fits.includes(cluster.name)}
             asked={props.asked}
+            unable={unable(cluster)}
             onChoose={() => {
               change({ clusters: [cluster.name] });
             }}
@@ -119,11 +134,14 @@ function ClusterTile(props: {
   fits: boolean;
   /** What the job asks for, by dimension. */
   asked: Record<string, number>;
+  /** Why it cannot run the job whatever it has free; empty: it can. */
+  unable: string;
   onChoose: () => void;
 }): React.JSX.Element {
   const { trans, format } = useUi();
   const { cluster } = props;
-  const usable = cluster.state === 'ok' || cluster.state === 'suspect';
+  const reachable = cluster.state === 'ok' || cluster.state === 'suspect';
+  const usable = reachable && props.unable === '';
   const states: Record<ClusterCapacity['state'], string> = {
     ok: '',
     suspect: trans.__('Slow to answer'),
@@ -161,7 +179,7 @@ function ClusterTile(props: {
           </span>
         </>
       ) : (
-        <span className="tsr-note">{states[cluster.state]}</span>
+        <span className="tsr-note">{reachable ? props.unable : states[cluster.state]}</span>
       )}
       {cluster.state === 'suspect' ? <span className="tsr-note">{states.suspect}</span> : null}
     </label>

@@ -1,4 +1,5 @@
 /** One job: figures, timeline, notebook, output, files, specification and cost. */
+import { Clipboard } from '@jupyterlab/apputils';
 import type { Contents } from '@jupyterlab/services';
 import * as React from 'react';
 import { accrued } from '../accrual';
@@ -98,12 +99,16 @@ export function JobDetail(props: {
       {error ? <ProblemNote error={error} /> : null}
       <Standing detail={detail} />
       <dl className="tsr-figures">
-        <div className="tsr-mod-wide">
-          <dt>{trans.__('Progress')}</dt>
-          <dd>
-            <ProgressCell task={detail} plain />
-          </dd>
-        </div>
+        {detail.kind === 'service' ? (
+          <ServiceAddress detail={detail} />
+        ) : (
+          <div className="tsr-mod-wide">
+            <dt>{trans.__('Progress')}</dt>
+            <dd>
+              <ProgressCell task={detail} plain />
+            </dd>
+          </div>
+        )}
         <div>
           <dt>{trans.__('Elapsed')}</dt>
           <dd className="tsr-figure">{format.clock(elapsedSeconds(detail, now))}</dd>
@@ -194,6 +199,48 @@ function Tabs(props: {
           {tab.label}
         </button>
       ))}
+    </div>
+  );
+}
+
+/** Where a service answers, and whom. */
+function ServiceAddress(props: { detail: TaskDetail }): React.JSX.Element {
+  const { trans } = useUi();
+  const { detail } = props;
+  const { address } = detail.progress;
+  const [copied, setCopied] = React.useState(false);
+  React.useEffect(() => {
+    setCopied(false);
+  }, [address]);
+  return (
+    <div className="tsr-mod-wide">
+      <dt>{trans.__('Address')}</dt>
+      {FINAL_PHASES.has(detail.phase) ? (
+        <dd>{trans.__('It answers no more')}</dd>
+      ) : address ? (
+        <dd>
+          <code className="tsr-address">{address}</code>{' '}
+          <button
+            type="button"
+            className="tsr-link"
+            onClick={() => {
+              Clipboard.copyToSystem(address);
+              setCopied(true);
+            }}
+          >
+            {copied ? trans.__('Copied') : trans.__('Copy')}
+          </button>
+          <div className="tsr-note">
+            {detail.phase === 'RUNNING'
+              ? trans.__('For jobs of %1 at %2', detail.tenant, detail.cluster ?? '')
+              : trans.__('Once it runs, for jobs of %1 at %2', detail.tenant, detail.cluster ?? '')}
+          </div>
+        </dd>
+      ) : (
+        <dd>
+          <span className="tsr-faint">{trans.__('Known once it is placed')}</span>
+        </dd>
+      )}
     </div>
   );
 }

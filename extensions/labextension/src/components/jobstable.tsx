@@ -193,6 +193,9 @@ export function ProgressCell(props: { task: Task; plain?: boolean }): React.JSX.
       </>
     );
   }
+  if (progress.address && !reason && !FINAL_PHASES.has(task.phase)) {
+    return <code className="tsr-address">{progress.address}</code>;
+  }
   return <span title={reason}>{reason || <span className="tsr-faint">—</span>}</span>;
 }
 

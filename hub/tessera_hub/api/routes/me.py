@@ -42,7 +42,7 @@ async def list_environments(caller: Reader, context: Ctx) -> list[Environment]:
 async def list_datasets(caller: Reader, context: Ctx) -> list[DatasetView]:
     """Return the data sets that the caller's tenants may read, and the clusters that have them."""
     async with context.store.read() as session:
-        return await datasets(session, None if caller.operator else set(caller.tenants))
+        return await datasets(session, None if caller.operator else set(caller.tenants), set(caller.tenants))
 
 
 @router.get("/capacity")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -78,7 +78,10 @@ def read_local(path: Path | None) -> Mapping[str, FolderDataset]:
 
 def told(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """Return what the service is told of them: not how they are reached."""
-    return {name: Dataset(description=found.description, tenants=found.tenants) for name, found in datasets.items()}
+    return {
+        name: Dataset(description=found.description, tenants=found.tenants, workspaces=found.workspaces)
+        for name, found in datasets.items()
+    }
 
 
 def wanted(lease: Lease, datasets: Mapping[str, DatasetT]) -> dict[str, DatasetT]:
@@ -87,12 +90,33 @@ def wanted(lease: Lease, datasets: Mapping[str, DatasetT]) -> dict[str, DatasetT
     Raises:
         DriverError: ``dataset.unknown``: it is not here, or not for the run's tenant.
     """
+    return opened(lease.spec.datasets, lease.tenant, datasets)
+
+
+def opened(names: Iterable[str], tenant: str, datasets: Mapping[str, DatasetT]) -> dict[str, DatasetT]:
+    """Return the data sets of these *names* for a tenant that may read them all.
+
+    Raises:
+        DriverError: ``dataset.unknown``: one is not here, or not for the tenant.
+    """
     found = {}
-    for name in lease.spec.datasets:
+    for name in names:
         dataset = datasets.get(name)
-        if dataset is None or not dataset.is_open(lease.tenant):
-            raise DriverError("dataset.unknown", f"no data set {name} for tenant {lease.tenant}", {"dataset": name})
+        if dataset is None or not dataset.is_open(tenant):
+            raise DriverError("dataset.unknown", f"no data set {name} for tenant {tenant}", {"dataset": name})
         found[name] = dataset
+    return found
+
+
+def claim_volumes(datasets: Mapping[str, ClaimDataset]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return volume and mount of each for a pod; read-only twice, so that no kubelet gives them to the pod's group."""
+    found = []
+    for index, (name, dataset) in enumerate(datasets.items()):
+        volume = f"dataset-{index}"
+        folder = {} if dataset.folder is None else {"subPath": dataset.folder}
+        mount = {"name": volume, "mountPath": f"{PODS_FOLDER}/{name}", "readOnly": True, **folder}
+        claim = {"claimName": dataset.claim, "readOnly": True}
+        found.append(({"name": volume, "persistentVolumeClaim": claim}, mount))
     return found
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from tessera_hub.proxy.courier.launching import PERSONS_PATH
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.couriers import courier_document, stored_lease
-from tessera_hub.proxy.drivers.datasets import PODS_FOLDER, wanted
+from tessera_hub.proxy.drivers.datasets import PODS_FOLDER, claim_volumes, wanted
 from tessera_hub.proxy.drivers.kubernetes.cards import annotations_of
 from tessera_hub.proxy.drivers.kubernetes.homes import home_of
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, ORDER, PERSON, RECORD, RUN, SITE, TENANT, KubernetesOptions
@@ -139,18 +139,6 @@ def environment_of(lease: Lease, options: KubernetesOptions, cards: Mapping[str,
     return found
 
 
-def dataset_volumes(lease: Lease, options: KubernetesOptions) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return volume and mount of each data set that a run reads; read-only twice, so that no kubelet gives them to our group."""
-    found = []
-    for index, (name, dataset) in enumerate(wanted(lease, options.datasets).items()):
-        volume = f"dataset-{index}"
-        folder = {} if dataset.folder is None else {"subPath": dataset.folder}
-        mount = {"name": volume, "mountPath": f"{PODS_FOLDER}/{name}", "readOnly": True, **folder}
-        claim = {"claimName": dataset.claim, "readOnly": True}
-        found.append(({"name": volume, "persistentVolumeClaim": claim}, mount))
-    return found
-
-
 def secret_name(reference: str) -> str:
     """Return the name of the Secret that a person's reference means: never one of a run, which begin with ``tessera-``.
 
@@ -229,7 +217,7 @@ def pod_template(
     home = home_of(lease, options.homes)
     user = options.user if home is None or home.uid is None else home.uid
     own_mounts = [] if home is None else [home.mount()]  # neither prepare nor deliver has any business in a home
-    read = dataset_volumes(lease, options)
+    read = claim_volumes(wanted(lease, options.datasets))
     own_mounts += [mount for _volume, mount in read]
     main = container(
         "main",
