@@ -20,9 +20,10 @@ from rich.table import Table
 
 from benchmarks.rows import Row
 
+VGPU = ("share", "idle", "pauses", "priority", "overhead", "memory", "placement")
 GROUPS: dict[str, tuple[str, ...]] = {
     "hub": ("benchmarks.hub.api", "benchmarks.hub.scheduling", "benchmarks.hub.journey", "benchmarks.hub.lab"),
-    "vgpu": (*(f"benchmarks.vgpu.{name}" for name in ("share", "idle", "priority", "overhead", "memory", "placement")),),
+    "vgpu": tuple(f"benchmarks.vgpu.{name}" for name in VGPU),
     "cluster": ("benchmarks.cluster.inventory", "benchmarks.cluster.dispatch", "benchmarks.cluster.spawn"),
 }
 """Group → modules. ``--only`` takes a group or the last part of a module's name."""

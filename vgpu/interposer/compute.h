@@ -22,6 +22,7 @@ struct peer {
     bool own; /* it is this container itself */
     uint32_t place, request, limit, weight, priority;
     bool active;                  /* in the last look */
+    uint64_t virtual_ns;          /* what it said then */
     uint64_t kept_ns, allowed_ns; /* how long it has kept us waiting, and might have */
     bool distrusted;              /* until that is made up */
 };
@@ -41,8 +42,9 @@ struct turn {
     struct roster roster;
     bool busy;           /* it has had work since it was idle */
     bool holds;          /* this process has its turn */
-    uint64_t device_ns;  /* that it has used in this turn */
+    uint64_t device_ns, last_device_ns; /* that it has used in this turn, and in the one before */
     uint64_t outranked_ns; /* when somebody of a higher class was last active */
+    uint64_t behind_ns;  /* when somebody who goes first for another reason was */
     uint64_t free_ns;    /* since when nobody has a turn, as far as this process sees */
     uint64_t looked_ns;
 
@@ -52,7 +54,8 @@ struct turn {
     bool lower_waits;    /* somebody of a lower class wants the card */
     bool blocked;        /* somebody else has a turn that we wait for */
     uint64_t blocked_ns; /* since when, the longest */
-    bool overtaken;      /* somebody of a higher class wants the card or has it */
+    bool overtaken;      /* somebody of a higher class wants the card or has it, or who goes first wants it */
+    bool goes_first;     /* others let us go before them, however short their turn was */
     uint64_t share_ppm;  /* of the card, that is due to this container */
     uint64_t floor_ns;   /* least virtual time of the other active containers of our class; UINT64_MAX: there is none */
     bool waiting;        /* somebody of our class waits */
@@ -72,7 +75,7 @@ void turn_end(struct turn *turn);                             /* also stops wait
 void turn_used(struct turn *turn, int64_t device_ns);         /* device time, or a correction */
 void turn_beat(struct turn *turn, uint64_t now, uint64_t until);
 void turn_leave(struct turn *turn);                           /* this process has no work */
-bool turn_outranked(const struct turn *turn, uint64_t now);   /* somebody of a higher class was active of late */
+bool turn_outranked(const struct turn *turn, uint64_t now);   /* somebody who goes first was active of late */
 uint64_t turn_wait(const struct turn *turn, uint64_t now);    /* how long to sleep before the next look */
 
 /* tokens.c: the limit of this container on a card. */

@@ -6,7 +6,7 @@
    launches, never while anything is captured; they are read by anybody. */
 #include "lanes.h"
 
-#define OPEN_IS_DONE (1 * MS) /* work without a mark is taken as done so long after it should be */
+#define OPEN_IS_DONE (200 * US) /* work without a mark is taken as done so long after it should be */
 #define LEAST_LEFT (50 * US)
 #define SETTLING (2 * MS) /* what the one before has left on the card is gone so long after a turn began */
 #define INTERRUPTION (1 * MS) /* so much more than it should take: rather the thread stood still between its marks */

@@ -274,10 +274,13 @@ static uint64_t tick(struct lane *lane, uint64_t now)
         turn_renew(turn, now);
     if (ahead || lane->waiting)
         lane->idle_ns = 0;
-    else if (!lane->idle_ns)
-        lane->idle_ns = now;
-    else if (now - lane->idle_ns > IDLE_TURN && (turn->contended || turn->lower_waits) && turn->holds)
-        give_turn(lane, now);
+    else {
+        if (!lane->idle_ns)
+            lane->idle_ns = now;
+        bool pauses = turn->goes_first || now - lane->idle_ns > IDLE_TURN;
+        if (pauses && (turn->contended || turn->lower_waits) && turn->holds)
+            give_turn(lane, now);
+    }
     if (lane->idle_ns && now - lane->idle_ns > IDLE_LANE) {
         take_room_back(lane, now); /* the next launch wakes the keeper */
         turn_leave(turn);

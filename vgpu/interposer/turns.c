@@ -25,8 +25,10 @@
 #define AHEAD (20 * MS)     /* of virtual time, that who was idle is put before the others */
 #define MOST_LAG (10000 * MS) /* and so far it may be behind them, as after long kernels of theirs; a limit may keep it back for longer */
 #define LONG_AGO (5000 * MS)
+#define JUST_NOW (100 * MS)
 #define GRACE (1000 * MS)     /* somebody may keep us waiting for so much longer than is its part */
 #define MOST_SAVED (2000 * MS) /* and for so much more, if it has not before */
+#define PPM UINT64_C(1000000)
 #define MOST_VIRTUAL (UINT64_C(1) << 62)
 #define MOST_LOOK (20 * MS)   /* between two looks; what is longer was not observed */
 
@@ -89,7 +91,7 @@ static struct sum sum_of(const struct tessera_turns_card *card, int but, uint64_
 
 void turn_begin(struct turn *turn, unsigned card)
 {
-    *turn = (struct turn){.card = card, .seat = (unsigned)own.place % TESSERA_MOST_SEATS, .share_ppm = 1000000};
+    *turn = (struct turn){.card = card, .seat = (unsigned)own.place % TESSERA_MOST_SEATS, .share_ppm = PPM};
     __atomic_store_n(&own_seat(turn)->held_ns, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&own_seat(turn)->wanted_ns, 0, __ATOMIC_RELAXED);
 }
@@ -132,6 +134,21 @@ static void take_in(struct turn *turn, const struct sum *sum, uint64_t virtual_n
     turn->waiting_peer = peer;
 }
 
+/* So much virtual time ahead of others may be who has had turns of that length: two of them. */
+static uint64_t usual_lead(uint64_t turn_ns, uint64_t share_ppm)
+{
+    return 2 * turn_ns * 1000 / (share_ppm / 1000 ? share_ppm / 1000 : 1);
+}
+
+/* Turns leave nobody so far behind who always wants one. So it is somebody who pauses, and finds the card taken each time: a program that
+   waits for each of its kernels and computes in between. Its turn comes at once, and meanwhile the others have little on the card. */
+static bool is_far_behind(const struct turn *turn, uint64_t virtual_ns)
+{
+    uint64_t longest = turn->device_ns > turn->last_device_ns ? turn->device_ns : turn->last_device_ns;
+    uint64_t lead_ns = usual_lead(longest > QUANTUM ? longest : QUANTUM, turn->share_ppm);
+    return __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED) > virtual_ns + lead_ns;
+}
+
 static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uint64_t now, uint64_t waited_ns, struct weighing *all)
 {
     struct tessera_turns_card copy;
@@ -168,6 +185,11 @@ static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uin
     uint64_t virtual_ns = copy.virtual_ns < MOST_VIRTUAL ? copy.virtual_ns : MOST_VIRTUAL;
     if (virtual_ns < turn->floor_ns)
         turn->floor_ns = virtual_ns;
+    peer->virtual_ns = virtual_ns;
+    if (is_far_behind(turn, virtual_ns)) {
+        turn->behind_ns = now;
+        turn->overtaken |= sum.wanted_ns != 0;
+    }
     take_in(turn, &sum, virtual_ns, peer);
 }
 
@@ -175,6 +197,37 @@ static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uin
 static uint64_t part_of(uint64_t request, uint64_t weight, const struct weighing *all, uint64_t parts)
 {
     return request * parts + (all->requests < 100 ? 100 - all->requests : 0) * parts * weight / all->weights;
+}
+
+/* And what of that is over since others may not use theirs. */
+static uint64_t share_of(const struct turn *turn, const struct compute_limits *mine, const struct weighing *all)
+{
+    uint64_t part = part_of(mine->request, mine->weight, all, PPM / 100), over = 0, weights = mine->weight;
+    for (unsigned i = 0; i < turn->roster.count; i++) {
+        const struct peer *peer = &turn->roster.peers[i];
+        if (peer->own || !peer->active || peer->priority != mine->priority)
+            continue;
+        uint64_t its = part_of(peer->request, peer->weight, all, PPM / 100), most = peer->limit * (PPM / 100);
+        if (its > most)
+            over += its - most;
+        else
+            weights += peer->weight;
+    }
+    uint64_t share = part + over * mine->weight / (weights ? weights : 1), most = mine->limit * (PPM / 100);
+    return share < most ? share : most;
+}
+
+/* Some other container is so far ahead of us that it lets us go first. */
+static bool goes_first(const struct turn *turn, const struct compute_limits *mine, const struct weighing *all)
+{
+    uint64_t own_ns = __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < turn->roster.count; i++) {
+        const struct peer *peer = &turn->roster.peers[i];
+        if (!peer->own && peer->active && !peer->distrusted && peer->priority == mine->priority &&
+            peer->virtual_ns > own_ns + usual_lead(QUANTUM, part_of(peer->request, peer->weight, all, PPM / 100)))
+            return true;
+    }
+    return false;
 }
 
 /* What the others might have kept us waiting for while we had or wanted the card. What some may not use, since they have a limit, may be
@@ -234,7 +287,8 @@ void turn_look(struct turn *turn, uint64_t now)
         take_in(turn, &sum, __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED), NULL);
     }
     come_back(turn);
-    turn->share_ppm = part_of(mine.request, mine.weight, &all, 10000);
+    turn->share_ppm = share_of(turn, &mine, &all);
+    turn->goes_first = goes_first(turn, &mine, &all);
     if (wants && !turn->blocked && turn->waiting_peer) /* it is next, and does not take its turn */
         turn->waiting_peer->kept_ns += passed_ns;
     if (wants || turn->holds)
@@ -289,6 +343,7 @@ bool turn_take(struct turn *turn, uint64_t now)
     }
     __atomic_store_n(&seat->wanted_ns, 0, __ATOMIC_RELEASE);
     turn->holds = true;
+    turn->last_device_ns = turn->device_ns;
     turn->device_ns = 0;
     return true;
 }
@@ -352,7 +407,8 @@ void turn_leave(struct turn *turn)
 
 bool turn_outranked(const struct turn *turn, uint64_t now)
 {
-    return turn->outranked_ns && now < turn->outranked_ns + LONG_AGO; /* it may have been seen after `now` */
+    /* They may have been seen after `now`. */
+    return (turn->outranked_ns && now < turn->outranked_ns + LONG_AGO) || (turn->behind_ns && now < turn->behind_ns + JUST_NOW);
 }
 
 /* Who is next looks often; the others until the present turn may be over. */

@@ -1,6 +1,6 @@
 /* A tenant's program. It says "ready", starts with the next line, and ends with the end of its input, printing what it did as JSON.
 
-       workload MODE kernel_ns=N [dilation_ppm=N] [nodes=N] [flight=N] [seed=N] [mean_ns=N] [kernels=N] [on_ns=N] [off_ns=N]
+       workload MODE kernel_ns=N [dilation_ppm=N] [nodes=N] [flight=N] [seed=N] [mean_ns=N] [kernels=N] [on_ns=N] [off_ns=N] [pause_ns=N]
 
    async        one kernel after the other, until the stream has no more room
    flight       the same with at most `flight` kernels under way, as programs do that look at results now and then
@@ -20,7 +20,7 @@
 
 #define MOST 100000
 
-static uint64_t kernel_ns = 1000000, dilation_ppm = 1000000, nodes = 20, flight = 8, seed = 1, mean_ns = 20000000, kernels = 5;
+static uint64_t kernel_ns = 1000000, dilation_ppm = 1000000, nodes = 20, flight = 8, seed = 1, mean_ns = 20000000, kernels = 5, pause_ns = 0;
 static uint64_t on_ns = 500000000, off_ns = 500000000;
 static uint64_t launched, finished; /* by this program's own word, which no figure is made of */
 static uint64_t latency_ns[MOST], began_ns[MOST];
@@ -186,7 +186,8 @@ static bool read_option(const char *argument)
         const char *name;
         uint64_t *value;
     } options[] = {{"kernel_ns=", &kernel_ns}, {"dilation_ppm=", &dilation_ppm}, {"nodes=", &nodes}, {"flight=", &flight}, {"seed=", &seed},
-                   {"mean_ns=", &mean_ns},     {"kernels=", &kernels},           {"on_ns=", &on_ns}, {"off_ns=", &off_ns}};
+                   {"mean_ns=", &mean_ns},     {"kernels=", &kernels},           {"on_ns=", &on_ns}, {"off_ns=", &off_ns},
+                   {"pause_ns=", &pause_ns}};
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         if (strncmp(argument, options[i].name, strlen(options[i].name)) == 0) {
             *options[i].value = strtoull(argument + strlen(options[i].name), NULL, 10);
@@ -238,6 +239,8 @@ int main(int argc, char **argv)
             launch(stream);
             OK(cuStreamSynchronize(stream));
             count(&finished, 1);
+            if (pause_ns)
+                sleep_until(monotonic_ns() + real(pause_ns));
         }
     else if (strcmp(mode, "async") == 0)
         for (;;)

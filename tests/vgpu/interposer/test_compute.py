@@ -171,6 +171,17 @@ def test_who_waits_for_its_limit_keeps_nobody_from_the_card(node: Node) -> None:
     assert shares["greedy"] > 55
 
 
+def test_who_pauses_after_each_kernel_finds_the_card_when_it_comes_back(node: Node) -> None:
+    """It could have half of the card, alone: a millisecond of work, a millisecond without. The other has the rest."""
+    node.add(pausing=Container(50), greedy=Container(50))
+    node.start("pausing", "pausing", 1_000_000)
+    node.start("greedy", "async", 1_000_000)
+    node.go()
+    shares = node.shares(seconds=2)
+    assert shares["pausing"] > 20
+    assert shares["greedy"] > 35
+
+
 def test_what_others_leave_is_used_and_given_back(node: Node) -> None:
     node.add(a=Container(50), b=Container(50))
     first = node.start("a", "async", 200_000)

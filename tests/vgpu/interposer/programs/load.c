@@ -1,7 +1,7 @@
 /* Keeps a card busy, for tests of shares. load MODE NS SECONDS: kernels of so many ns, for so many seconds of the card's own clock.
    Says "ready", waits for a line, and prints how many kernels it launched.
 
-   MODE: async, sync (waits for each kernel), graph (of ten kernels each), cooperative, extended, capture (an endless capture of another
+   MODE: async, sync (waits for each kernel), pausing (and computes for 4 ms in between), graph (of ten kernels each), cooperative, extended, capture (an endless capture of another
    stream goes on meanwhile). */
 #include "../../simulator/programs/check.h"
 #include <time.h>
@@ -60,8 +60,10 @@ int main(int count, char **words)
             OK(cuLaunchKernelEx(&(CUlaunchConfig){1000, 1, 1, 64, 1, 1, 0, stream, NULL, 0}, spin, parameters, NULL));
         else
             launch(1000, ns, stream);
-        if (strcmp(mode, "sync") == 0)
+        if (strcmp(mode, "sync") == 0 || strcmp(mode, "pausing") == 0)
             OK(cuStreamSynchronize(stream));
+        if (strcmp(mode, "pausing") == 0)
+            usleep(4000);
     }
     printf("%ld\n", launched);
     fflush(stdout);
