@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -76,13 +76,21 @@ def pod(record: Record, rank: int, state: dict[str, Any], **metadata: Any) -> di
     }
 
 
-def test_a_part_that_cannot_be_started_ends_those_that_wait_for_it(record: Record, server: Server) -> None:
+@pytest.fixture
+def looking(server: Server) -> Iterator[tuple[Tender, Picture]]:
+    """Who looks at runs at that API server; what is there is told by the test, in the place of watches."""
     configuration = client.Configuration()
     configuration.host = f"http://127.0.0.1:{server.server_address[1]}"
     transport = Transport(configuration)
-    # What is there is told by the test, in the place of watches.
     picture = Picture(transport, KubernetesOptions(prefix="t"), lambda: None)
-    tender, gate = Tender(transport, picture, 300), asyncio.Semaphore()
+    yield Tender(transport, picture, 300, 300), picture
+    transport.close()
+
+
+def test_a_part_that_cannot_be_started_ends_those_that_wait_for_it(
+    record: Record, server: Server, looking: tuple[Tender, Picture]
+) -> None:
+    (tender, picture), gate = looking, asyncio.Semaphore()
 
     def show(rank: int, state: dict[str, Any], **metadata: Any) -> None:
         picture._take_pod(Change("SET", pod(record, rank, state, **metadata)))
@@ -110,4 +118,46 @@ def test_a_part_that_cannot_be_started_ends_those_that_wait_for_it(record: Recor
     assert (run.phase, run.reason.code if run.reason else "", run.meter) == ("FAILED", "cluster.start_failed", ())
     assert run.reason is not None
     assert run.reason.message == 'exec: "python3": not found'
-    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ('secret "secret-nowhere" not found', "secret.unknown"),
+        ('failed to create subPath directory for volumeMount "dataset-0" of container "main"', "dataset.missing"),
+        ("the runtime has a bad day", None),
+    ],
+)
+def test_what_waits_in_vain_fails_after_a_while_and_says_so(
+    record: Record, server: Server, looking: tuple[Tender, Picture], message: str, code: str | None
+) -> None:
+    (tender, picture), gate = looking, asyncio.Semaphore()
+    waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": message}}
+
+    def show(since: datetime, **metadata: Any) -> None:
+        for rank in (0, 1):
+            found = pod(record, rank, RUNNING if rank == 0 and code else waiting, **metadata)
+            prepared = {"terminated": {"exitCode": 0, "finishedAt": since.isoformat()}}
+            found["status"]["initContainerStatuses"] = [{"name": "prepare", "state": prepared}]
+            found["status"] |= {"phase": "Failed"} if metadata else {}
+            picture._take_pod(Change("SET", found))
+
+    def deleted() -> set[str]:
+        return {path for method, path in server.asked if method == "DELETE"}
+
+    show(datetime.now(UTC))
+    entry = Entry(record, ranks.living(record, tender.seen(record)))
+    asyncio.run(tender.tend(entry, gate))
+    assert deleted() == set(), "it may come yet"
+    show(datetime.now(UTC) - timedelta(seconds=301))
+    asyncio.run(tender.tend(entry, gate))
+    if code is None:
+        assert deleted() == set(), "that may pass"
+        return
+    assert deleted() == {f"/api/v1/namespaces/n/pods/p-{rank}" for rank in (0, 1)}
+    assert entry.record.gave_up is not None
+    show(datetime.now(UTC), deletionTimestamp=NOW.isoformat())
+    asyncio.run(tender.tend(entry, gate))
+    run = entry.shown
+    assert run.reason is not None
+    assert (run.phase, run.reason.code, run.reason.message, run.meter) == ("FAILED", code, message, ())

@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import select
 
 from tessera_hub.api.context import Context
-from tessera_hub.schemas.stored import stored_lifecycle
+from tessera_hub.schemas.stored import is_readable, stored_lifecycle
 from tessera_hub.schemas.tasks import Phase, TaskKind
 from tessera_hub.store.notify import SCHEDULE, note
 from tessera_hub.store.tables import Cluster, RunRow, TaskRow
@@ -64,7 +64,11 @@ async def look(context: Context, started: datetime) -> None:
             async with context.store.write() as session:
                 row = await session.get(RunRow, run.id, populate_existing=True, with_for_update=True)
                 if row is not None and row.phase == Phase.RESERVED.value and row.claimed_by is None:
-                    await transition(session, run.id, Phase.QUEUED, actor="service", reasons=[reason("cluster.back_pressure")])
+                    task = (await session.scalars(select(TaskRow).where(TaskRow.id == row.task_id))).one()
+                    # What cannot be read is in no lease, and no other Proxy would take it up, either.
+                    readable = is_readable(task.spec)
+                    to, why = (Phase.QUEUED, "cluster.back_pressure") if readable else (Phase.FAILED, "task.unreadable")
+                    await transition(session, run.id, to, actor="service", reasons=[reason(why)])
 
 
 async def _silent(context: Context, cluster_id: int, state: str, *, lost: bool) -> None:

@@ -23,6 +23,15 @@ def stored_spec(document: Mapping[str, Any]) -> TaskSpec:
     return TaskSpec.model_validate(document, context=STORED)
 
 
+def is_readable(document: Mapping[str, Any]) -> bool:
+    """Whether a specification is one that some version has written."""
+    try:
+        stored_spec(document)
+    except ValidationError:
+        return False
+    return True
+
+
 def stored_lifecycle(document: Mapping[str, Any]) -> Lifecycle:
     """Return how long and how often a specification that was accepted before runs; nothing else of it is read.
 

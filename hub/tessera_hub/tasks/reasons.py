@@ -38,6 +38,7 @@ REASONS: Final[dict[str, tuple[Tier, str]]] = {
     "cluster.unknown": (Tier.MISCONFIGURED, _("There is no such cluster.")),
     "principal.single_person": (Tier.MISCONFIGURED, _("This machine serves one person only; ask its operator.")),
     "policy.unknown": (Tier.MISCONFIGURED, _("There is no such placement policy; an administrator can correct the queue.")),
+    "task.unreadable": (Tier.MISCONFIGURED, _("The task as it is stored cannot be read by this version; submit it anew.")),
     "request.empty": (Tier.MISCONFIGURED, _("The task asks for nothing, or for a negative amount.")),
     # 1 never fits
     "never.exceeds_limit": (Tier.NEVER_FITS, _("This asks for more than the queue's limit will ever allow.")),

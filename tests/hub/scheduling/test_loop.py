@@ -328,6 +328,27 @@ async def test_a_reservation_that_nobody_takes_up_returns_to_the_queue(store: St
         assert await session.scalar(select(RunRow.lease_token).where(RunRow.id == run)) != token
 
 
+async def test_a_reserved_task_that_nobody_can_read_fails_instead_of_going_round(store: Store, tmp_path: Path) -> None:
+    (run,) = await submit(store, 1)
+    await Scheduler(store, await lead(store), settings()).cycle()
+    async with store.write() as session:
+        await session.execute(update(TaskRow).values(spec={"kind": "of another world"}))
+        await session.execute(update(RunRow).values(reserved_at=datetime.now(UTC) - timedelta(seconds=61)))
+        await session.execute(update(Cluster).values(last_contact_at=datetime.now(UTC)))
+    context = make_context(Settings(database_url=store.url, data_dir=tmp_path, timers=Timers(lease_ack=60.0)))
+    try:
+        await watch.look(context, datetime.now(UTC) - timedelta(hours=1))
+    finally:
+        await context.hub.close()
+        await context.store.close()
+    assert await phases(store, [run]) == ["FAILED"]
+    async with store.read() as session:
+        reasons = await session.scalar(select(RunRow.reasons).where(RunRow.id == run))
+    assert reasons is not None
+    assert reasons[0]["code"] == "task.unreadable"
+    assert await used(store, "lab") == 0
+
+
 async def test_each_waiting_run_knows_its_place(store: Store) -> None:
     """The higher priority first, then the older; each queue by itself; who does not wait has no place."""
     first = await submit(store, 3, cpu=9000, priority=50)

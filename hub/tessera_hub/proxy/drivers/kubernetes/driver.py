@@ -81,7 +81,7 @@ class KubernetesDriver(Driver):
         self._tending: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.picture = Picture(transport, options, self._woken)
-        self.tender = Tender(transport, self.picture, options.gang_seconds)
+        self.tender = Tender(transport, self.picture, options.gang_seconds, options.missing_seconds)
         own = Kubelets(transport, options.namespace or system_namespace(options.prefix)) if options.kubelets else None
         self.use = UsageReader(transport, options.prefix, own)
         self.mirror = QueueMirror(transport, options.prefix, self._devices, options.namespace)

@@ -52,6 +52,7 @@ class KubernetesOptions:
         output_bytes: of what a run prints.
         plain_gangs: without Volcano, too, take runs of several pods: they wait for each other before any user code.
         gang_seconds: after which such a run is given back when only some of its pods found a node.
+        missing_seconds: after which a run fails that waits for a secret, or for a folder of a data set, that is not there.
         kubelets: ask the kubelets what runs use where the cluster has no metrics API.
         homes: volume with people's homes, for live folders; None: snapshots only.
         datasets: volumes that runs may read.
@@ -75,6 +76,7 @@ class KubernetesOptions:
     output_bytes: int = 64 << 20
     plain_gangs: bool = False
     gang_seconds: int = 300
+    missing_seconds: int = 300
     kubelets: bool = False
     homes: Homes | None = None
     datasets: Mapping[str, ClaimDataset] = field(default_factory=dict)

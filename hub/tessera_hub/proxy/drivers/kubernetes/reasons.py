@@ -32,6 +32,8 @@ CODES: Final = {
 TEXT_LIMIT: Final = 1000
 _NO_FOLDER: Final = 'failed to create subPath directory for volumeMount "dataset-'
 """What a kubelet says of a folder that a read-only volume has not. Source: ``pkg/kubelet/kubelet_pods.go``."""
+MISSING: Final = frozenset({"secret.unknown", "dataset.missing"})
+"""What a container cannot be made without, and no waiting brings: a person names another, or an operator makes it."""
 _QUEUE_NOT_OPEN: Final = ("unable to find job queue", "can only submit job to queue with state")
 
 

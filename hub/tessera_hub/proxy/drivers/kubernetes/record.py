@@ -2,8 +2,8 @@
 
 ``tessera.io/order``: the order to end it; ``tessera.io/suspends``: when it was stopped and continued; ``tessera.io/job``: the uid
 of its job, so that one which is gone was taken away and not never made; ``tessera.io/gave-back``: why we ended it before it
-began, to be placed anew; ``tessera.io/served``: when the pods of a service began and ended; ``tessera.io/end``: how it ended,
-which stays when Kubernetes has forgotten the pod.
+began, to be placed anew; ``tessera.io/gave-up``: why, where that would be in vain; ``tessera.io/served``: when the pods of a
+service began and ended; ``tessera.io/end``: how it ended, which stays when Kubernetes has forgotten the pod.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from tessera_hub.proxy.drivers.kubernetes.objects import lease_of
 from tessera_hub.proxy.drivers.kubernetes.options import END, ORDER
 from tessera_hub.proxy.drivers.runrecords import End, Order, moment, read_end
 from tessera_hub.schemas.protocol import Lease
+from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.tasks import TaskKind
 
 SUSPENDS: Final = "tessera.io/suspends"
 JOB: Final = "tessera.io/job"
 GAVE_BACK: Final = "tessera.io/gave-back"
+GAVE_UP: Final = "tessera.io/gave-up"
 SERVED: Final = "tessera.io/served"
 
 
@@ -52,6 +54,8 @@ class Record:
     end: End | None = None
     gave_back: str | None = None
     """Why we ended it before it began, so that it may be placed anew."""
+    gave_up: Reason | None = None
+    """Why we ended it before it began, for good."""
     served: tuple[Served, ...] = ()
     """Of a service, in the order in which it was seen; only ever added to."""
 
@@ -94,6 +98,8 @@ def parsed(secret: Mapping[str, Any]) -> Record:
             found = replace(found, order=Order.read(json.loads(text)))
         if text := annotations.get(SUSPENDS):
             found = replace(found, suspends=tuple((str(state), moment(at)) for state, at in json.loads(text)))
+        if text := annotations.get(GAVE_UP):
+            found = replace(found, gave_up=Reason.model_validate_json(text))
         if text := annotations.get(SERVED):
             found = replace(found, served=served_of(text))
         if text := annotations.get(END):

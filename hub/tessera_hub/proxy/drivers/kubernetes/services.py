@@ -216,6 +216,8 @@ def ended(record: Record, now: datetime) -> End:
     """Return the end of a run of which nothing lives any more."""
     stops = [one.at for one in record.served if one.action == "STOP"]
     at = max(stops, default=now)
+    if record.order is None and record.gave_up is not None:
+        return End(_run(record, Phase.FAILED, at, record.gave_up))
     if record.order is None:
         return End(_run(record, Phase.FAILED, at, reason_of("cluster.cancelled")))
     state, code = ORDERED[record.order.why]

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from tessera_hub.proxy.drivers.kubernetes import objects, services
+from tessera_hub.proxy.drivers.kubernetes import objects, services, standing
 from tessera_hub.proxy.drivers.kubernetes.options import ORDER, KubernetesOptions
-from tessera_hub.proxy.drivers.kubernetes.record import SERVED, Record, served_text
+from tessera_hub.proxy.drivers.kubernetes.record import GAVE_UP, SERVED, Record, served_text
 from tessera_hub.proxy.drivers.kubernetes.standing import Document
 from tessera_hub.proxy.drivers.runrecords import End, Order
 from volcano_client.collection import Collection
@@ -54,6 +54,10 @@ async def look_at_service(tender: Tender, entry: Entry) -> None:
     if entry.record.order is None and services.is_late(entry.record, now):
         order = Order("limit", entry.record.lease.spec.lifecycle.grace_seconds, now)
         await tender.note(entry, {ORDER: json.dumps(order.document())}, order=order)
+    if entry.record.order is None and entry.record.gave_up is None and not entry.record.served:
+        why = standing.misses(services.current(pods), tender.missing_seconds, now)
+        if why is not None:
+            await tender.note(entry, {GAVE_UP: why.model_dump_json()}, gave_up=why)
     record, seen = entry.record, replace(tender.seen(entry.record, entry), pod=services.current(pods))
     if (spoiled := services.spoiled(record, pods)) is not None:
         await _take_away(tender, record)
@@ -65,6 +69,9 @@ async def look_at_service(tender: Tender, entry: Entry) -> None:
     if record.order is not None:
         for pod in pods:
             await tender.delete_within(pod, grace_of(record.order))
+    elif record.gave_up is not None:
+        for pod in pods:
+            await tender.delete_within(pod, objects.KILL_SLACK_SECONDS)
     elif record.suspends:
         for pod in pods:
             if not services.is_over(pod):
@@ -83,10 +90,11 @@ def grace_of(order: Order) -> int:
 async def _is_gone(tender: Tender, entry: Entry, pods: list[Document]) -> bool:
     """Whether nothing lives of a service that was ordered to end, or whose Deployment somebody took away."""
     record, now = entry.record, asyncio.get_running_loop().time()
-    if record.order is None and now - entry.deployment_at < DEPLOYMENT_SECONDS:
+    ends = record.order is not None or record.gave_up is not None
+    if not ends and now - entry.deployment_at < DEPLOYMENT_SECONDS:
         return False
     entry.deployment_at = now
-    if record.order is not None:
+    if ends:
         await _take_away(tender, record)
     deployments = Collection(tender.transport, services.DEPLOYMENTS)
     found = await asyncio.to_thread(partial(deployments.get, record.name, record.namespace))

@@ -78,6 +78,8 @@ class KubernetesSettings(Strict):
     """Without Volcano, too, take runs of several pods: they wait for each other before any user code."""
     gang_seconds: Annotated[int, Field(ge=1)] = 300
     """After which such a run is given back when only some of its pods found a node."""
+    missing_seconds: Annotated[int, Field(ge=1)] = 300
+    """After which a run fails that waits for a secret, or for a folder of a data set, that is not there."""
     homes: HomesSettings | None = None
     """Volume with people's homes, for live folders."""
     datasets: dict[DatasetName, ClaimDataset] = Field(default_factory=dict, max_length=MOST_DATASETS)
@@ -131,6 +133,7 @@ def read_options(path: Path | None, kubeconfig: Path | None, environments: Mappi
         pull_secret=found.pull_secret,
         plain_gangs=found.plain_gangs,
         gang_seconds=found.gang_seconds,
+        missing_seconds=found.missing_seconds,
         kubelets=found.kubelets,
         homes=None if found.homes is None else found.homes.homes(),
         datasets=found.datasets,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from tessera_hub.proxy.drivers.base import Evidence, MeterFact, NativeRun
 from tessera_hub.proxy.drivers.couriers import fact, meter_since, progress_of, told_outcome
 from tessera_hub.proxy.drivers.foreign import count_of, read_foreign
-from tessera_hub.proxy.drivers.kubernetes.reasons import reason_for
+from tessera_hub.proxy.drivers.kubernetes.reasons import MISSING, reason_for
 from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.outcome import EXIT_CODE_LIMIT, ORDERED, STATES, STATUS_CODES, reason_of
 from tessera_hub.proxy.drivers.runrecords import End, moment
@@ -96,6 +96,15 @@ def cannot_begin(pod: Document) -> bool:
     return "exitCode" in main and not main.get("startedAt")
 
 
+def misses(pod: Document | None, seconds: int, now: datetime) -> Reason | None:
+    """Return what a pod's program has waited for that long and that will not come by itself; None if there is no such thing."""
+    reason = None if pod is None else reason_for(causes_of_pod(pod))
+    if pod is None or reason is None or reason.code not in MISSING:
+        return None
+    prepared = state_of(pod, "initContainerStatuses", "prepare").get("finishedAt")
+    return reason if prepared and now - moment(prepared) > timedelta(seconds=seconds) else None
+
+
 def was_turned_away(pod: Document) -> bool:
     """Whether a node did not keep a pod, for a reason that has nothing to do with it."""
     return str((pod.get("status") or {}).get("reason") or "").startswith(_GIVEN_BACK)
@@ -175,6 +184,8 @@ def _without_pod(record: Record, seen: Seen, now: datetime) -> End:
     if record.order is not None:
         state, code = ORDERED[record.order.why]
         return End(_native(record, seen, STATES[state], now, reason_of(code)), delivered=False)
+    if record.gave_up is not None:
+        return End(_native(record, seen, Phase.FAILED, now, record.gave_up), delivered=False)
     why = seen.causes[0].message if seen.causes else "its job was taken away in the cluster itself"
     return End(_native(record, seen, Phase.FAILED, now, reason_of("cluster.lost", why[:1000])), delivered=False)
 
@@ -190,6 +201,8 @@ def unstarted(record: Record, seen: Seen, now: datetime) -> NativeRun:
         return _native(record, seen, STATES[state], at, reason_of(code))
     if record.gave_back is not None:
         return _given_back(record, seen, at, record.gave_back)
+    if record.gave_up is not None:
+        return _native(record, seen, Phase.FAILED, at, record.gave_up)
     told = read_foreign(str(prepare.get("message") or "").encode())
     if told is not None and isinstance(told.get("code"), str):
         detail = told.get("detail")

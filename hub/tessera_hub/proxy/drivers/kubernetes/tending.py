@@ -18,11 +18,11 @@ import structlog
 from tessera_hub.proxy.drivers.base import NativeRun
 from tessera_hub.proxy.drivers.couriers import progress_of
 from tessera_hub.proxy.drivers.foreign import read_foreign
-from tessera_hub.proxy.drivers.kubernetes import lostnodes, objects, ranks
+from tessera_hub.proxy.drivers.kubernetes import lostnodes, objects, ranks, standing
 from tessera_hub.proxy.drivers.kubernetes.objects import KILL_SLACK_SECONDS
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, END, ORDER, RECORD
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
-from tessera_hub.proxy.drivers.kubernetes.record import GAVE_BACK, Record
+from tessera_hub.proxy.drivers.kubernetes.record import GAVE_BACK, GAVE_UP, Record
 from tessera_hub.proxy.drivers.kubernetes.serving import look_at_service
 from tessera_hub.proxy.drivers.kubernetes.standing import Seen
 from tessera_hub.proxy.drivers.runrecords import End, Order, end_document
@@ -110,9 +110,10 @@ def _is_settled(entry: Entry, seen: Seen) -> bool:
 class Tender:
     """Looks at runs and does what is to be done."""
 
-    def __init__(self, transport: Transport, picture: Picture, gang_seconds: int) -> None:
+    def __init__(self, transport: Transport, picture: Picture, gang_seconds: int, missing_seconds: int) -> None:
         self.transport = transport
         self.gang_seconds = gang_seconds
+        self.missing_seconds = missing_seconds
         self.picture = picture
         self._asking = asyncio.Semaphore(EVENTS_AT_ONCE)
 
@@ -158,6 +159,8 @@ class Tender:
         record, seen = entry.record, self.seen(entry.record, entry)
         if record.order is not None:
             await self._enforce(entry, record.order, seen)
+        elif not ranks.has_begun(record, seen):
+            await self._give_up(entry, seen)
         if self._is_over(entry, seen):
             if not pods_of(seen):
                 await self._look_at_events(entry, seen)
@@ -224,6 +227,16 @@ class Tender:
         for pod in pods_of(seen):
             await self.delete_within(pod, grace)
         await self.delete_job(entry.record)
+
+    async def _give_up(self, entry: Entry, seen: Seen) -> None:
+        """End a run that waits in vain for something which is not there."""
+        if entry.record.gave_up is None:
+            now = datetime.now(UTC)
+            missed = (standing.misses(pod, self.missing_seconds, now) for pod in pods_of(seen))
+            if (why := next(filter(None, missed), None)) is None:
+                return
+            await self.note(entry, {GAVE_UP: why.model_dump_json()}, gave_up=why)
+        await self._end_unbegun(entry, seen)
 
     async def delete_within(self, pod: Mapping[str, Any], grace_seconds: int) -> None:
         """Delete a pod with this grace, unless it is being deleted with no longer one."""
