@@ -32,8 +32,11 @@ def _parser(name: str, *, takes_file: bool) -> _Parser:
     parser = _Parser(prog=name, add_help=False, allow_abbrev=False)
     if takes_file:
         parser.add_argument("file")
-    for option in ("--cards", "--cpu", "--memory", "--name", "--queue"):
+    for option in ("--cards", "--cpu", "--memory", "--name", "--queue", "--cluster"):
         parser.add_argument(option)
+    parser.add_argument("--dataset", action="append", default=[], metavar="NAME", dest="datasets")
+    parser.add_argument("--kind", choices=["script", "training", "finetune", "service"])
+    parser.add_argument("--port", type=int)
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--framework", choices=["none", "pytorch", "tensorflow", "mpi"])
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE")
@@ -59,6 +62,14 @@ def submit_options(arguments: argparse.Namespace) -> SubmitOptions:
         options["name"] = arguments.name
     if arguments.queue is not None:
         options["queue"] = arguments.queue
+    if arguments.cluster is not None:
+        options["cluster"] = arguments.cluster
+    if arguments.datasets:
+        options["datasets"] = arguments.datasets
+    if arguments.kind is not None:
+        options["kind"] = arguments.kind
+    if arguments.port is not None:
+        options["port"] = arguments.port
     if arguments.nodes is not None:
         options["nodes"] = arguments.nodes
     if arguments.framework is not None:

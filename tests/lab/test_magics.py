@@ -12,6 +12,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from nbclient import NotebookClient
 from tests.centre import Centre
 
+from tessera_hub.client.submission import specification
+from tessera_lab.magics import _parser, submit_options
+
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -29,10 +32,23 @@ def test_without_a_connection_the_person_is_told(shell: Any) -> None:
         shell.run_cell_magic("tessera", "--cpu 1", "print(1)")
 
 
-@pytest.mark.parametrize("line", ["--cores 3", "--param x", "'open", "--param =1"])
+@pytest.mark.parametrize("line", ["--cores 3", "--param x", "'open", "--param =1", "--kind notebook", "--port high"])
 def test_a_mistake_in_the_line_is_a_usage_error(shell: Any, line: str) -> None:
     with pytest.raises(UsageError):
         shell.run_cell_magic("tessera", line, "print(1)")
+
+
+def test_data_sets_kind_and_port_are_those_of_the_sdk() -> None:
+    line = "--dataset birds --dataset faces --kind service --port 9000 --cluster gpu-farm"
+    options = submit_options(_parser("%%tessera", takes_file=False).parse_args(line.split()))
+    assert options == {
+        "datasets": ["birds", "faces"],
+        "kind": "service",
+        "port": 9000,
+        "cluster": "gpu-farm",
+    }
+    spec = specification("serve.py", options)
+    assert (spec.kind, spec.port, spec.datasets, spec.clusters) == ("service", 9000, ["birds", "faces"], ["gpu-farm"])
 
 
 def test_the_line_magic_needs_a_file(shell: Any) -> None:
@@ -102,6 +118,11 @@ def test_a_file_runs_as_a_job_with_parameters_and_is_shown_live(in_a_kernel: Any
 
 
 def test_a_refusal_of_the_service_is_one_line(in_a_kernel: Any) -> None:
-    (refused,) = in_a_kernel("%%tessera --memory 900TiB\nprint(1)")
-    assert refused.strip().endswith("(never.too_large)"), refused
-    assert "Traceback" not in refused
+    refused = in_a_kernel(
+        "%%tessera --memory 900TiB\nprint(1)",
+        f"%%tessera {SMALL} --dataset nowhere\nprint(1)",
+        f"%%tessera {SMALL} --kind service --port 9000\nprint(1)",
+    )
+    for said, code in zip(refused, ("never.too_large", "dataset.unknown", "never.no_services"), strict=True):
+        assert said.strip().endswith(f"({code})"), said
+        assert "Traceback" not in said
