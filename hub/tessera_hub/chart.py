@@ -25,6 +25,8 @@ from pydantic import Field
 
 from tessera_hub.installation import SERVICE_PREFIX
 from tessera_hub.pods import start_as_pods
+from tessera_hub.proxy.drivers.datasets import ClaimDataset
+from tessera_hub.schemas.bounds import MOST_DATASETS, DatasetName
 from tessera_hub.schemas.resources import Strict
 
 SETTINGS: Final = Path("/etc/tessera/settings.json")
@@ -50,6 +52,8 @@ class Workspaces(Strict):
     namespace: str
     environments: dict[str, str] = Field(min_length=1)
     """Environment name → image."""
+    datasets: dict[DatasetName, ClaimDataset] = Field(default_factory=dict, max_length=MOST_DATASETS)
+    """Those that workspaces mount, too."""
     home: Home
     priority_class: str = ""
     pull_secrets: list[str] = Field(default_factory=list)
@@ -150,6 +154,7 @@ def _spawner(c: Any, here: Settings, keys: Path) -> None:
         pod_service_url=f"{here.front_door_url}{SERVICE_PREFIX}",
         service_token=_key(keys, "spawner-token"),
         environments=places.environments,
+        datasets={name: declared.model_dump(mode="json") for name, declared in places.datasets.items()},
         namespace=places.namespace,
         site=places.site,
         home_size=places.home.size,

@@ -19,7 +19,15 @@ from typing import Any, Final
 
 from tessera_hub.hub_pages import PERSON_SCOPES, prepare_pages
 from tessera_hub.installation import SERVICE_PREFIX, Installation
-from tessera_hub.processes import SERVICE, node_program, proxy_command, proxy_program, service_command, tessera_environment
+from tessera_hub.processes import (
+    DATASETS_FILE,
+    SERVICE,
+    node_program,
+    proxy_command,
+    proxy_program,
+    service_command,
+    tessera_environment,
+)
 
 SPAWNER_SERVICE: Final = "tessera-spawner"
 
@@ -136,6 +144,8 @@ def _spawner(c: Any, here: Installation) -> None:
     spawner.homes_dir = str(here.data_dir / "homes")
     spawner.log_dir = str(here.data_dir / "logs")
     spawner.single_person = here.single_person
+    if (datasets := here.data_dir / DATASETS_FILE).exists():
+        spawner.datasets_file = str(datasets)
     c.Spawner.server_token_scopes = ["users:activity!user", "access:servers!server", *PERSON_SCOPES]
     c.Spawner.default_url = "/lab"
     # The spawner's start waits until JupyterLab answers, which takes long on a machine with much to do.

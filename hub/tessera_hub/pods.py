@@ -29,6 +29,7 @@ def use_pods(
     here: Installation,
     *,
     environments: Mapping[str, str],
+    datasets: Mapping[str, Mapping[str, Any]] | None = None,
     hub_url: str,
     pod_service_url: str,
     hub_listen: str = "",
@@ -43,6 +44,7 @@ def use_pods(
         c: the configuration object of ``jupyterhub_config.py``.
         here: what ``configure`` returned.
         environments: environment name → image; the cluster's Proxy should offer the same.
+        datasets: data set → claim of *namespace*, folder, tenants; those that the cluster's Proxy declares with ``workspaces``.
         hub_url: the hub as pods reach it.
         pod_service_url: the service as pods reach it, with its path.
         hub_listen: address of this machine at which the hub listens; empty: all.
@@ -58,6 +60,7 @@ def use_pods(
         pod_service_url=pod_service_url,
         service_token=here.secret("spawner-token"),
         environments=environments,
+        datasets=datasets or {},
         namespace=namespace,
         site=site,
         home_size=home_size,
@@ -75,6 +78,7 @@ def start_as_pods(
     pod_service_url: str,
     service_token: str,
     environments: Mapping[str, str],
+    datasets: Mapping[str, Mapping[str, Any]],
     namespace: str,
     site: str,
     home_size: str,
@@ -90,6 +94,8 @@ def start_as_pods(
     spawner.pod_service_url = pod_service_url
     spawner.service_token = service_token
     spawner.environments = dict(environments)
+    if datasets:
+        spawner.datasets = {name: dict(declared) for name, declared in datasets.items()}
     spawner.namespace = namespace
     spawner.site = site
     spawner.storage_capacity = home_size

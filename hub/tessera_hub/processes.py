@@ -16,6 +16,8 @@ from tessera_hub.installation import SERVICE_PREFIX, Installation
 
 SERVICE: Final = "tessera"
 LOCAL_CLUSTER: Final = "local"
+DATASETS_FILE: Final = "datasets.toml"
+"""In the data directory: declares the data sets of this machine."""
 
 
 def node_program() -> str | None:
@@ -61,7 +63,7 @@ def proxy_command(installation: Installation) -> list[str]:
     command += ["--url", installation.internal_service_url]
     command += ["--bootstrap-token-file", str(installation.data_dir / "local" / "token")]
     command += ["--work-dir", str(installation.data_dir / "local"), "--homes", str(installation.data_dir / "homes")]
-    if (datasets := installation.data_dir / "datasets.toml").exists():
+    if (datasets := installation.data_dir / DATASETS_FILE).exists():
         command += ["--settings", str(datasets)]
     for cards in installation.simulate_cards:
         command += ["--simulate-cards", cards]

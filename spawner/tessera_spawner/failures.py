@@ -5,7 +5,16 @@ from __future__ import annotations
 from jupyterhub.spawner import SpawnException
 from tornado.web import HTTPError
 
+from tessera_hub.i18n import language
 from tessera_hub.schemas.reasons import Reason
+from tessera_hub.tasks.reasons import localised
+
+
+def refused(why: Reason, code: str, status: int = 409) -> StartRefused:
+    """Return the refusal of a start, with its message in the language *code*."""
+    with language(code):
+        message = localised(why.model_copy(update={"message": ""})).message
+    return StartRefused(message, why, status)
 
 
 class WorkspaceStartError(HTTPError):

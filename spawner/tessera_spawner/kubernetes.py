@@ -19,13 +19,16 @@ from typing import Any, ClassVar, Final, cast
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubespawner import KubeSpawner
 from kubespawner.clients import shared_client
-from traitlets import Bool, Dict, Enum, Integer, Unicode, default
+from pydantic import TypeAdapter, ValidationError
+from traitlets import Bool, Bunch, Dict, Enum, Integer, TraitError, Unicode, default, validate
 
 from tessera_hub.i18n import gettext as _
 from tessera_hub.i18n import language
 from tessera_hub.proxy.drivers.base import DriverError
+from tessera_hub.proxy.drivers.datasets import PODS_FOLDER, ClaimDataset, claim_volumes, opened
 from tessera_hub.proxy.drivers.kubernetes.queues import queue_name
 from tessera_hub.proxy.drivers.outcome import reason_of
+from tessera_hub.schemas.bounds import DatasetName
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.workspaces import Reservation
 from tessera_hub.tasks.reasons import localised
@@ -47,6 +50,7 @@ from volcano_client.objects import PREEMPTABLE
 LOOK_SECONDS: Final = 0.5
 LAST_WORDS_SECONDS: Final = 5
 """How long before the hub loses patience a start that still waits is ended, with its reason."""
+DECLARED: Final = TypeAdapter(dict[DatasetName, ClaimDataset])
 VOLCANO_GROUP: Final = "scheduling.volcano.sh"
 
 
@@ -67,6 +71,10 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
         90, help="How long an image that cannot be fetched, or a missing secret, is waited for before the start is given up."
     ).tag(config=True)
     home_path = Unicode("/home/person", help="Where the person's volume is in the container.").tag(config=True)
+    datasets = Dict(
+        help="Data set → claim of the pods' namespace, folder, tenants, as in the settings of the cluster's Proxy. "
+        "Example: ``c.TesseraKubeSpawner.datasets = {'imagenet': {'claim': 'imagenet', 'tenants': ['vision']}}``"
+    ).tag(config=True)
     examples = Bool(True, help="Copy the image's ``/opt/examples`` into a new home.").tag(config=True)
 
     profile_list: ClassVar[tuple[()]] = ()
@@ -95,6 +103,16 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
         self._own_annotations = by_name(self.extra_annotations)
         self._own_tolerations = list(by_name(self.tolerations).values())
         self._own_terms = list(by_name(self.node_affinity_required).values())
+        self._own_volumes = by_name(self.volumes)
+        self._own_mounts = by_name(self.volume_mounts)
+
+    @validate("datasets")
+    def _check_datasets(self, proposal: Bunch) -> dict[str, ClaimDataset]:
+        try:
+            return DECLARED.validate_python(proposal.value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise TraitError(f"datasets.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
     # -- what every pod has
 
@@ -151,14 +169,25 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
         self.pod_name = f"tessera-{reservation.run_id}"
         self.dns_name = self.dns_name_template.format(namespace=self.namespace, name=self.pod_name)
         self.working_dir = self.home_path
+        volumes, mounts = dict(self._own_volumes), dict(self._own_mounts)
         if self.storage_pvc_ensure:
             self.pvc_name, self._pvc_exists = home_name(reservation), False
-            claim = {"name": "home", "persistentVolumeClaim": {"claimName": self.pvc_name}}
-            self.volumes = by_name(self.volumes) | {"home": claim}
-            self.volume_mounts = by_name(self.volume_mounts) | {"home": {"name": "home", "mountPath": self.home_path}}
+            volumes["home"] = {"name": "home", "persistentVolumeClaim": {"claimName": self.pvc_name}}
+            mounts["home"] = {"name": "home", "mountPath": self.home_path}
             if self.examples:
                 first = first_time_container(self.image, self.home_path)
                 self.init_containers = by_name(self.init_containers) | {"home": first}
+        for volume, mount in claim_volumes(self._readable(reservation)):
+            volumes[volume["name"]], mounts[volume["name"]] = volume, mount
+        self.volumes, self.volume_mounts = volumes, mounts
+
+    def _readable(self, reservation: Reservation) -> dict[str, ClaimDataset]:
+        """Return the data sets that were granted. The service has looked who may read them; what is declared here counts, too."""
+        assert reservation.spec is not None
+        try:
+            return opened(reservation.spec.datasets, reservation.tenant, self.datasets)
+        except DriverError as error:
+            raise self._refused(error.reason, 409) from error
 
     def _image(self, environment: str) -> str:
         if environment not in self.environments:
@@ -212,6 +241,8 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
             env["OMP_NUM_THREADS"] = str(max(1, int(self.cpu_guarantee)))
         if self.reservation is not None and self.reservation.card_class:
             env["TESSERA_CARD_CLASS"] = self.reservation.card_class
+        if self.reservation is not None and self.reservation.spec is not None and self.reservation.spec.datasets:
+            env["TESSERA_DATASETS"] = PODS_FOLDER
         return env
 
     async def load_user_options(self) -> None:

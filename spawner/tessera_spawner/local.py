@@ -21,10 +21,18 @@ import psutil
 from jupyterhub.spawner import LocalProcessSpawner
 from traitlets import Bool, Integer, Unicode, default
 
+from tessera_hub.proxy.drivers.base import DriverError
+from tessera_hub.proxy.drivers.datasets import opened, read_local
 from tessera_hub.proxy.drivers.leftovers import kill_leftovers, processes_of
+from tessera_hub.proxy.drivers.outcome import reason_of
+from tessera_hub.proxy.errors import ProxyError
 from tessera_hub.proxy.shim import PROCESSES_LIMIT, Cgroup
+from tessera_hub.schemas.workspaces import Reservation
 from tessera_spawner.base import TesseraSpawner, memory_limit_mib
+from tessera_spawner.failures import refused
 
+LINKS: Final = ".datasets"
+"""Folder beside the homes."""
 UID_BASE: Final = 200_000
 """People's Unix user ids begin here, in a range no distribution gives out; principal 7 is 200007."""
 BASHRC: Final = "PS1='${LOGNAME}:\\w\\$ '\n"
@@ -53,7 +61,13 @@ class LocalTesseraSpawner(TesseraSpawner, LocalProcessSpawner):  # type: ignore[
     log_dir = Unicode("", help="Folder of the servers' output; empty: with the hub's.").tag(config=True)
     single_person = Bool(True, help="Run everything as the hub's own user.").tag(config=True)
     uid_base = Integer(UID_BASE, help="Unix user id of principal 0.").tag(config=True)
+    datasets_file = Unicode("", help="File that declares the data sets, that of the local Proxy; empty: there are none.").tag(
+        config=True
+    )
     examples_dir = Unicode(str(EXAMPLES), help="Copied as ``examples`` into a new home.").tag(config=True)
+
+    _datasets: Path | None = None
+    """Folder of the links to the data sets of this start."""
 
     @default("cmd")
     def _default_command(self) -> list[str]:
@@ -91,6 +105,8 @@ class LocalTesseraSpawner(TesseraSpawner, LocalProcessSpawner):  # type: ignore[
         # A process may use all processors it sees; libraries are told what was granted.
         if self.cpu_limit:
             env["OMP_NUM_THREADS"] = str(max(1, int(self.cpu_limit)))
+        if self._datasets is not None:
+            env["TESSERA_DATASETS"] = str(self._datasets)
         return env
 
     def make_preexec_fn(self, name: str) -> Callable[[], None]:
@@ -137,6 +153,41 @@ class LocalTesseraSpawner(TesseraSpawner, LocalProcessSpawner):  # type: ignore[
         """Take what was granted and make the home ready for its owner."""
         super().apply_reservation(reservation)
         self.make_home()
+        if self._datasets is not None:
+            shutil.rmtree(self._datasets, ignore_errors=True)  # of a former start that failed
+        self._datasets = self.link_datasets(reservation)
+
+    def link_datasets(self, reservation: Reservation) -> Path | None:
+        """Return a folder with a link to each data set that was granted, as a run has; None: there are none.
+
+        It lies beside the homes, where only the hub writes: in a home the person could lead the links elsewhere.
+
+        Raises:
+            StartRefused: ``dataset.unknown`` or ``dataset.missing``.
+        """
+        assert reservation.spec is not None
+        if not reservation.spec.datasets:
+            return None
+        try:
+            declared = read_local(Path(self.datasets_file) if self.datasets_file else None)
+            read = opened(reservation.spec.datasets, reservation.tenant, declared)
+        except ProxyError as error:
+            self.log.error("data sets: %s", error)
+            raise refused(reason_of("dataset.missing"), self._language()) from error
+        except DriverError as error:
+            raise refused(error.reason, self._language()) from error
+        folder = self.links_of(reservation.run_id)
+        for place in (folder.parent, folder):
+            place.mkdir(exist_ok=True)
+            place.chmod(0o711 if place != folder else 0o755)
+        for name, dataset in read.items():
+            with contextlib.suppress(FileExistsError):  # of a hub that was killed while it started this very run
+                (folder / name).symlink_to(dataset.path)
+        return folder
+
+    def links_of(self, run_id: str) -> Path:
+        """Return where the links to the data sets of a run are."""
+        return Path(self.homes_dir) / LINKS / run_id
 
     def make_home(self) -> None:
         """Make the home with the examples in it; it belongs to the person and is closed to others."""
@@ -178,6 +229,7 @@ class LocalTesseraSpawner(TesseraSpawner, LocalProcessSpawner):  # type: ignore[
         """End the processes that carry *run_id* in their environment: nobody would account for them any more."""
         if run_id:
             await asyncio.to_thread(end_processes, run_id)
+            await asyncio.to_thread(shutil.rmtree, self.links_of(run_id), ignore_errors=True)
 
     def native_id(self) -> str:
         """Return process id and start time."""

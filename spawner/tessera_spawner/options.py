@@ -9,9 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from tessera_hub.i18n import gettext as _
+from tessera_hub.schemas.bounds import MOST_READ, DatasetName
 from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode, CardRequest, Resources
 from tessera_hub.schemas.tasks import Lifecycle, Role, TaskKind, TaskSpec
 
@@ -20,6 +23,7 @@ SHARE_STEP: Final = 5
 """Shares come in steps of five hundredths of a card."""
 LINK_PREFIX: Final = "opt-"
 LONGEST_NAME: Final = 120
+_DATASETS: Final[TypeAdapter[tuple[str, ...]]] = TypeAdapter(Annotated[tuple[DatasetName, ...], Field(max_length=MOST_READ)])
 
 
 class OptionErrors(ValueError):
@@ -48,6 +52,7 @@ class WorkspaceOptions:
     tenant: str | None = None
     queue: str | None = None
     server_name: str = ""
+    datasets: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> WorkspaceOptions:
@@ -58,6 +63,7 @@ class WorkspaceOptions:
         """
         given = {k.removeprefix(LINK_PREFIX): _text(v) for k, v in values.items()}
         reader = _Reader(given)
+        named = values.get("datasets", values.get(f"{LINK_PREFIX}datasets"))
         compute = reader.choice("compute", COMPUTE, cls.__dataclass_fields__["compute"].default)
         share = reader.whole("share", 25, 1, 100)
         if compute == "share" and share % SHARE_STEP:
@@ -80,6 +86,7 @@ class WorkspaceOptions:
             tenant=reader.name("tenant"),
             queue=reader.name("queue"),
             server_name=reader.server_name("server"),
+            datasets=reader.datasets("datasets", named),
         )
         if reader.errors:
             raise OptionErrors(reader.errors)
@@ -107,6 +114,7 @@ class WorkspaceOptions:
             tenant=self.tenant,
             queue=self.queue,
             environment=self.environment,
+            datasets=list(self.datasets),
             roles=[Role(resources=resources)],
             lifecycle=Lifecycle(max_run_seconds=self.max_run_seconds),
         )
@@ -125,6 +133,8 @@ def link_of(spec: TaskSpec, server: str = "") -> dict[str, str]:
         "queue": spec.queue or "",
         "server": server,
     }
+    if spec.datasets:
+        fields["datasets"] = ",".join(spec.datasets)
     if cards := role.cards:
         fields["card_class"] = cards.model or ""
         if cards.mode is CardMode.WHOLE:
@@ -213,6 +223,17 @@ class _Reader:
             self.errors[field] = _("Write at most {count} printable characters.", count=LONGEST_NAME)
             return None
         return value
+
+    def datasets(self, name: str, value: Any) -> tuple[str, ...]:
+        """Read names: several values of a form, a list of REST, or one text with commas, as in a link."""
+        texts = value if isinstance(value, (list, tuple)) else [value]
+        names = [part.strip() for text in texts for part in str(text if text is not None else "").split(",")]
+        found = tuple(dict.fromkeys(filter(None, names)))
+        try:
+            return tuple(_DATASETS.validate_python(found))
+        except ValidationError:
+            self.errors[name] = _("Choose at most {count} data sets, by their names.", count=MOST_READ)
+            return ()
 
     def server_name(self, name: str) -> str:
         value = self.given.get(name, "")

@@ -60,6 +60,10 @@ CASES: dict[str, dict[str, Any]] = {
         "people": {"ada": "physics", "eve": "模型"},
         "environments": {"default": "tessera/notebook:1", "torch": "tessera/torch@sha256:" + "a" * 64},
         "environmentRules": {"torch": {"groups": ["physics"], "idle_seconds": 0, "card_idle_seconds": 60}},
+        "datasets": {
+            "birds": {"claim": "birds", "workspaces": True},
+            "scans": {"claim": "scans", "folder": "v1", "description": "CT “raw”", "tenants": ["physics", "模型"]},
+        },
         "images": {"registry": "images.example.org/x", "tag": "7", "pullSecrets": ["pull"]},
         "hub": {"extraConfig": {"10-first": "c.A.b = 1", "20-second": "if True:\n    c.A.c = 2"}},
         "frontDoor": {"type": "LoadBalancer", "port": 8080, "annotations": {"a": "b"}, "sources": ["192.0.2.0/24"]},
@@ -89,6 +93,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"service": {"idleGraceSeconds": 5}}, "/service/idleGraceSeconds"),
     ({"environmentRules": {"torch": {"groups": []}}}, "/environmentRules/torch/groups"),
     ({"environmentRules": {"torch": {"group": ["physics"]}}}, "/environmentRules/torch"),
+    ({"datasets": {"Birds": {"claim": "birds"}}}, "Birds"),
+    ({"datasets": {"birds": {}}}, "/datasets/birds"),
+    ({"datasets": {"birds": {"claim": "birds", "folder": "/v1"}}}, "/datasets/birds/folder"),
     ({"replicas": 3}, "replicas"),
     ({"hub": {"replicas": 3}}, "replicas"),
     ({"images": {"pullPolicy": "Sometimes"}}, "/images/pullPolicy"),
@@ -254,6 +261,10 @@ def test_the_settings_of_hub_and_proxy_are_those_they_read(rendered: dict[str, l
     assert proxy.tenant_quota["pods"] == "7"
     assert proxy.namespace == NAMESPACE
     assert set(proxy.environments) == {"default", "torch"}
+    scans = proxy.datasets["scans"]
+    assert (scans.claim, scans.folder, scans.description, scans.tenants) == ("scans", "v1", "CT “raw”", ["physics", "模型"])
+    assert {name: found.workspaces for name, found in proxy.datasets.items()} == {"birds": True, "scans": False}
+    assert set(settings.workspaces.datasets) == {"birds"}, "workspaces mount no others"
     [service] = [pod for name, pod in pod_templates(documents) if name == "tessera-service"]
     assert "--TesseraService.snapshot_limit_bytes=5000000000" in service["spec"]["containers"][0]["args"]
     given = {entry["name"]: entry.get("value") for entry in service["spec"]["containers"][0]["env"]}

@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "workspaces": {
         "namespace": "people",
         "environments": {"default": "image:1"},
+        "datasets": {"birds": {"claim": "birds", "folder": "v1", "tenants": ["physics"], "workspaces": True}},
         "home": {"size": "5Gi", "class_name": "fast"},
         "priority_class": "t-workspaces",
         "pull_secrets": ["pull"],
@@ -95,6 +96,8 @@ def test_a_workspace_is_a_pod_in_its_own_namespace_without_a_token_of_the_api_se
     assert spawner.namespace == "people"
     assert spawner.environments == {"default": "image:1"}
     assert spawner.automount_service_account_token is False
+    birds = spawner.datasets["birds"]
+    assert (birds["claim"], birds["folder"], birds["tenants"]) == ("birds", "v1", ["physics"])
     assert spawner.service_url == "http://t-service.ns.svc:8095/services/tessera"
     assert spawner.pod_service_url == "http://t-front-door.ns.svc:80/services/tessera"
     assert spawner.public_service_url == "https://hub.example.org/services/tessera"

@@ -27,11 +27,24 @@ class DescribedProxy(HandProxy):
     """A cluster whose Proxy reports what the test says it has."""
 
     def __init__(
-        self, service: ServiceProcess, operator: str, name: str, inventory: dict[str, Any], *, workspaces: bool = True
+        self,
+        service: ServiceProcess,
+        operator: str,
+        name: str,
+        inventory: dict[str, Any],
+        *,
+        workspaces: bool = True,
+        capabilities: tuple[str, ...] = (),
     ) -> None:
         super().__init__(service, operator, name)
         self.inventory = inventory
+        self.capabilities = capabilities
         service.api(operator).patch(f"/clusters/{name}", json={"workspaces": workspaces}).raise_for_status()
+
+    def introduction(self) -> dict[str, Any]:
+        """Return the body that begins a new session."""
+        found = super().introduction()
+        return found | {"capabilities": [*found["capabilities"], *self.capabilities]}
 
     def report(self, *, inventory: bool = False) -> dict[str, Any]:
         """Return the body of the next sync."""
@@ -61,12 +74,19 @@ class HandmadeCentre:
         self.folder.cleanup()
 
     def cluster(
-        self, name: str, *pools: dict[str, Any], environments: tuple[str, ...] = ("default",), workspaces: bool = True
+        self,
+        name: str,
+        *pools: dict[str, Any],
+        environments: tuple[str, ...] = ("default",),
+        datasets: dict[str, Any] | None = None,
+        workspaces: bool = True,
+        capabilities: tuple[str, ...] = (),
     ) -> None:
         """Connect a cluster."""
         offered = {environment: {"kernels": ["python3"]} for environment in environments}
-        inventory = {"pools": list(pools or (PLAIN,)), "environments": offered}
-        DescribedProxy(self.service, self.root, name, inventory, workspaces=workspaces).begin()
+        inventory = {"pools": list(pools or (PLAIN,)), "environments": offered, "datasets": datasets or {}}
+        proxy = DescribedProxy(self.service, self.root, name, inventory, workspaces=workspaces, capabilities=capabilities)
+        proxy.begin()
 
     def join(self, person: str, group: str) -> None:
         """Put a person into a group of the hub's that is no tenant."""
@@ -77,7 +97,7 @@ class HandmadeCentre:
         """Take a person out of a group."""
         self.hub.users[person]["groups"].remove(group)
 
-    def page(self, token: str, path: str, form: dict[str, str] | None = None) -> httpx.Response:
+    def page(self, token: str, path: str, form: dict[str, Any] | None = None) -> httpx.Response:
         """Return a page as a person sees it, in English; with *form* after it was posted."""
         headers = bearer(token) | {"Accept-Language": "en"}
         url = f"{self.service.url}{path}"
@@ -95,6 +115,12 @@ class HandmadeCentre:
 def choices(page: str, field: str) -> list[str]:
     """Return the values that a page's radio buttons of *field* offer."""
     return re.findall(rf'<input type="radio" name="{field}" id="[^"]*" value="([^"]*)"', page)
+
+
+def boxes(page: str, field: str) -> list[str]:
+    """Return the values that can be ticked in a page's boxes of *field*."""
+    found = re.findall(rf'<input type="checkbox" name="{field}" id="[^"]*" value="([^"]*)"([^>]*)>', page)
+    return [value for value, state in found if " disabled" not in state]
 
 
 def workspace(**spec: Any) -> dict[str, Any]:

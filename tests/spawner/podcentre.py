@@ -40,7 +40,7 @@ from tessera_hub.installation import Installation
 from tessera_hub.pods import use_pods
 
 here = Installation.load(Path({data!r}))
-use_pods(c, here, environments={environments!r}, hub_url={hub_url!r}, pod_service_url={service_url!r},
+use_pods(c, here, environments={environments!r}, datasets={datasets!r}, hub_url={hub_url!r}, pod_service_url={service_url!r},
          hub_listen="127.0.0.1",  # pods come by a relay
          namespace={namespace!r}, site={site!r}, home_size="64Mi", storage_class={site!r})
 c.JupyterHub.authenticate_prometheus = False
@@ -97,6 +97,7 @@ class PodCentre:
         self._kubeconfig("proxy.kubeconfig", account_token(self.transport, system_namespace(self.site)))
         door = f"http://{self.door_relay.host}:{self.door_relay.port}/services/tessera"
         extra = EXTRA.format(
+            datasets={"birds": {"claim": "birds", "folder": "v1"}},
             data=str(self.folder),
             environments=self.environments,
             hub_url=f"http://{self.hub_relay.host}:{self.hub_relay.port}",
@@ -136,7 +137,9 @@ class PodCentre:
 
     def _start_proxy(self, bootstrap: str, door: str) -> None:
         (self.folder / "bootstrap").write_text(bootstrap)
-        (self.folder / "settings.toml").write_text(f'namespace_prefix = "{self.site}"\nservice_url = "{door}"\n')
+        # The Proxy says of one data set more than the hub that workspaces have it.
+        sets = "".join(f'[datasets.{name}]\nclaim = "birds"\nworkspaces = true\n' for name in ("birds", "elsewhere"))
+        (self.folder / "settings.toml").write_text(f'namespace_prefix = "{self.site}"\nservice_url = "{door}"\n{sets}')
         command = [sys.executable, "-m", "tessera_hub.cli", "proxy", "--cluster", "pods", "--driver", "kubernetes"]
         command += ["--url", self.hub.here.internal_service_url, "--bootstrap-token-file", str(self.folder / "bootstrap")]
         command += ["--kubeconfig", str(self.folder / "proxy.kubeconfig"), "--settings", str(self.folder / "settings.toml")]
@@ -164,7 +167,8 @@ class PodCentre:
 
     def claims(self) -> list[str]:
         """Return the names of the homes."""
-        return sorted(claim["metadata"]["name"] for claim in Collection(self.transport, CLAIMS).list(self.namespace))
+        found = (claim["metadata"]["name"] for claim in Collection(self.transport, CLAIMS).list(self.namespace))
+        return sorted(name for name in found if name.startswith("home-"))
 
     def delete_pod(self, name: str) -> None:
         """Delete a pod behind the hub's back."""
@@ -252,4 +256,21 @@ class PodCentre:
             }
             metadata = {"name": f"{self.site}-{number}"}
             found.append({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec})
-        return found
+        return [*found, *self._data()]
+
+    def _data(self) -> list[dict[str, Any]]:
+        """A data set in the workspaces' namespace, whose files would let every pod write."""
+        folder = self.folder / "data" / "v1"
+        folder.mkdir(parents=True)
+        (folder / "data.txt").write_text("21")
+        for path in (folder.parent, folder, folder / "data.txt"):
+            path.chmod(0o777)
+        amount = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+        size, name = {"storage": "1Gi"}, f"{self.site}-birds"
+        volume = {"capacity": size, "hostPath": {"path": str(folder.parent), "type": "Directory"}, **amount}
+        claim = {"volumeName": name, "resources": {"requests": size}, **amount}
+        here = {"name": "birds", "namespace": self.namespace}
+        return [
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": volume},
+            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": here, "spec": claim},
+        ]

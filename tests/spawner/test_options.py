@@ -48,6 +48,14 @@ def test_whole_cards_come_in_hundreds() -> None:
     assert (cards.centi_cards, cards.mode) == (300, CardMode.WHOLE)
 
 
+def test_data_sets_come_as_boxes_as_a_list_or_in_one_word_of_a_link() -> None:
+    boxes = WorkspaceOptions.parse({"datasets": ["birds", "faces", "birds"]})
+    assert boxes.datasets == ("birds", "faces")
+    assert boxes == WorkspaceOptions.parse({"opt-datasets": "birds, faces,"})
+    assert boxes.specification().datasets == ["birds", "faces"]
+    assert WorkspaceOptions.parse({"datasets": ""}).specification().datasets == []
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -63,6 +71,8 @@ def test_whole_cards_come_in_hundreds() -> None:
         ("hours", "9999"),
         ("cards", "1.5"),
         ("server", "Über"),
+        ("datasets", "../etc"),
+        ("datasets", ",".join(f"d{n}" for n in range(21))),
         ("server", "9lives"),
         ("server", "x" * 31),
         ("card_memory", "0"),
@@ -99,6 +109,7 @@ FIELDS = [
     "tenant",
     "queue",
     "environment",
+    "datasets",
     "x",
 ]
 TEXT = (
@@ -124,7 +135,7 @@ def test_anything_is_a_valid_specification_or_named_errors(values: dict[str, str
     [
         {"cpu": "1.5", "memory": "3", "hours": "2"},
         {"compute": "share", "share": "35", "card_class": "A100-80G", "card_memory": "20", "hours": ""},
-        {"compute": "mig", "partition": "H100-80G:42:40960", "hours": "3"},
+        {"compute": "mig", "partition": "H100-80G:42:40960", "hours": "3", "datasets": "birds,faces"},
         {"compute": "whole", "cards": "2", "card_class": "H100-80G", "tenant": "team", "queue": "team/vision"},
     ],
 )

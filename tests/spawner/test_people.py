@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +25,18 @@ pytestmark = [pytest.mark.timeout(240), pytest.mark.root]
 @pytest.fixture(scope="module")
 def hub() -> Iterator[RunningHub]:
     running = RunningHub("--person", "ben:vision", "--person", "eve:speech")
+    # Beside the data directory, through which people cannot look.
+    data = Path(tempfile.mkdtemp(prefix="tessera-data-", dir="/var/tmp"))
+    (data / "data.txt").write_text("21")
+    data.chmod(0o755)
+    (running.data_dir / "datasets.toml").write_text(
+        f'[datasets.birds]\npath = "{data}"\ntenants = ["vision"]\nworkspaces = true\n'
+    )
     try:
-        yield running.start()
+        yield running.start().joined()
     finally:
         running.remove()
+        shutil.rmtree(data)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +64,8 @@ def process_of(hub: RunningHub, name: str) -> psutil.Process:
 
 def test_each_person_has_an_own_user_and_a_closed_home_with_the_examples(hub: RunningHub) -> None:
     with hub.client("ben") as ben, hub.client("eve") as eve:
-        first, second = started(ben, ask(ben)), started(eve, ask(eve))
+        assert ask(eve, datasets=["birds"]).json()["code"] == "dataset.unknown"
+        first, second = started(ben, ask(ben, datasets=["birds"])), started(eve, ask(eve))
         uids = [process_of(hub, name).uids().real for name in ("ben", "eve")]
         limits = Path(f"/proc/{process_of(hub, 'ben').pid}/limits").read_text()
         assert re.search(r"^Max processes +4096 +4096 ", limits, re.MULTILINE)
@@ -64,11 +75,19 @@ def test_each_person_has_an_own_user_and_a_closed_home_with_the_examples(hub: Ru
             assert (home.stat().st_uid, home.stat().st_mode & 0o777) == (uid, 0o700)
             assert (home / "examples" / "digits.ipynb").stat().st_uid == uid
         assert unreadable(uids[1], hub.data_dir / "homes" / "ben" / "examples")
+        # What the workspace reads is linked where the person can neither change it nor list that of others.
+        links = Path(process_of(hub, "ben").environ()["TESSERA_DATASETS"])
+        assert "TESSERA_DATASETS" not in process_of(hub, "eve").environ()
+        assert [link.name for link in links.iterdir()] == ["birds"]
+        assert not unreadable(uids[0], links / "birds" / "data.txt")
+        assert unreadable(uids[1], links.parent)
+        assert (links.stat().st_uid, links.stat().st_mode & 0o777) == (0, 0o755)
         for secret in ("secrets", "local", "logs", "tessera.sqlite", "jupyterhub.sqlite"):
             assert unreadable(uids[0], hub.data_dir / secret), secret
         for handle in (first, second):
             handle.cancel()
             ended(handle)
+        until(lambda: not links.exists(), 30)
 
 
 def unreadable(uid: int, path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from tessera_hub.demo import token_of
 from tessera_hub.proxy.drivers.kubernetes.options import RUN, SITE
 from tests.browser.running import until
 from tests.cluster.machine import Machine
+from tests.spawner.jupyter import Jupyter
 from tests.spawner.podcentre import PATIENCE_SECONDS, PodCentre, pod_centre
 from tests.spawner.test_failures import answers, spawns
 from tests.spawner.workspaces import call, ended, nothing_is_held, started
@@ -41,9 +42,20 @@ def ben(pods: PodCentre) -> Iterator[TesseraClient]:
         until(lambda: not pods.pods(), 30)
 
 
-def ask(client: TesseraClient, server: str = "", environment: str = "default", cards: Any = None) -> httpx.Response:
+READER = """
+import os, pathlib
+top = pathlib.Path(os.environ["TESSERA_DATASETS"])
+print("read", sorted(os.listdir(top)), (top / "birds" / "data.txt").read_text())
+(top / "birds" / "mine.txt").write_text("x")
+"""
+
+
+def ask(
+    client: TesseraClient, server: str = "", environment: str = "default", cards: Any = None, datasets: Sequence[str] = ()
+) -> httpx.Response:
     resources = {"cpu_millicores": 200, "memory_mib": 512} | ({"cards": cards} if cards else {})
     spec = {"name": server or "workspace", "kind": "workspace", "environment": environment, "roles": [{"resources": resources}]}
+    spec["datasets"] = list(datasets)
     return call(client, "POST", "workspaces", {"server_name": server, "spec": spec})
 
 
@@ -94,7 +106,7 @@ def test_from_the_reservation_to_lab_and_back_with_one_bill(pods: PodCentre, ben
 
 
 def test_the_pod_is_closed_and_only_the_notebook_has_limits_to_speak_of(pods: PodCentre, ben: TesseraClient) -> None:
-    started(ben, ask(ben))
+    started(ben, ask(ben, datasets=["birds"]))
     spec = pods.pods()[0]["spec"]
     assert not [volume for volume in spec["volumes"] if "hostPath" in volume]
     assert spec["automountServiceAccountToken"] is False
@@ -108,6 +120,18 @@ def test_the_pod_is_closed_and_only_the_notebook_has_limits_to_speak_of(pods: Po
         "requests": {"cpu": "200m", "memory": str(512 << 20)},
         "limits": {"memory": str((512 + 51 + 256) << 20)},
     }
+    token = token_of(pods.hub.here, "ben", ["access:servers!user"])
+    said = Jupyter(f"{pods.hub.url}/user/ben/", token).printed(READER)
+    assert "read ['birds'] 21" in said, said
+    assert "Read-only file system" in said, "although the rights of its files would let it write"
+
+
+def test_a_data_set_that_the_hub_does_not_have_refuses_the_start_with_its_name(pods: PodCentre, ben: TesseraClient) -> None:
+    done = ended(ben.task(ask(ben, datasets=["birds", "elsewhere"]).json()["id"]))
+    assert (done.phase, [reason.code for reason in done.reasons]) == ("FAILED", ["dataset.unknown"])
+    assert done.reasons[0].detail["dataset"] == "elsewhere"
+    assert pods.pods() == []
+    assert nothing_is_held(ben)
 
 
 def test_what_is_in_the_home_is_there_at_the_next_start_and_in_a_named_server(pods: PodCentre, ben: TesseraClient) -> None:

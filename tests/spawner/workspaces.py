@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -11,9 +12,9 @@ from tessera_hub.client import TesseraClient
 from tests.browser.running import RunningHub, until
 
 
-def ask(client: TesseraClient, server: str = "", **lifecycle: Any) -> httpx.Response:
+def ask(client: TesseraClient, server: str = "", datasets: Sequence[str] = (), **lifecycle: Any) -> httpx.Response:
     """Ask the service for a small workspace."""
-    spec = {"name": server or "workspace", "kind": "workspace", "lifecycle": lifecycle}
+    spec = {"name": server or "workspace", "kind": "workspace", "lifecycle": lifecycle, "datasets": list(datasets)}
     spec["roles"] = [{"resources": {"cpu_millicores": 200, "memory_mib": 512}}]
     return call(client, "POST", "workspaces", {"server_name": server, "spec": spec})
 

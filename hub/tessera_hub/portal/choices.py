@@ -1,11 +1,11 @@
-"""What the form of a workspace offers of cards: classes for whole cards and shares, and partitions, each a choice of its own."""
+"""What the form of a workspace offers: cards by class, whole or in shares, partitions as choices of their own, and data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 
-from tessera_hub.schemas.capacity import CardCapacity
+from tessera_hub.schemas.capacity import CardCapacity, DatasetView
 from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode
 from tessera_spawner.options import partition_value
 
@@ -45,6 +45,22 @@ class PartitionTile:
     total: int
     free: int
     nano_per_hour: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetTile:
+    """A data set.
+
+    Attributes:
+        tenants: those of the person's tenants whose workspaces can have it; none: only jobs and services have it, if any.
+        known: whether it is offered at all; what a link names need not be.
+    """
+
+    name: str
+    description: str
+    tenants: tuple[str, ...]
+    chosen: bool
+    known: bool = True
 
 
 _KINDS = {CardMode.VCUDA.value: "share", CardMode.WHOLE.value: "whole"}
@@ -98,3 +114,16 @@ def partition_tiles(cards: Iterable[CardCapacity]) -> list[PartitionTile]:
             price += (card.nano_per_mib_hour or 0) * part.memory_mib
         found[value] = PartitionTile(value, card.card_class, part.name, part.centi_cards, part.memory_mib, total, free, price)
     return sorted(found.values(), key=lambda tile: (tile.card_class, tile.centi_cards, tile.memory_mib))
+
+
+def dataset_tiles(offered: Iterable[DatasetView], own: Set[str], chosen: Sequence[str]) -> list[DatasetTile]:
+    """Return what the person's tenants (*own*) may read, by name, and what is *chosen* although it is not offered."""
+    found = {}
+    for dataset in offered:
+        readers = {tenant for place in dataset.places for tenant in place.tenants}
+        if readers & own:
+            workspaces = {tenant for place in dataset.places if place.workspaces for tenant in place.tenants}
+            name = dataset.name
+            found[name] = DatasetTile(name, dataset.description, tuple(sorted(workspaces & own)), name in chosen)
+    unknown = [DatasetTile(name, "", (), chosen=True, known=False) for name in chosen if name not in found]
+    return [*found.values(), *unknown]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 from uuid import UUID
@@ -16,11 +16,11 @@ from tessera_hub.api.errors import Problem, not_found
 from tessera_hub.api.intake import examine
 from tessera_hub.api.routes import queues, tasks
 from tessera_hub.api.routes.workspaces import keep, reserve
-from tessera_hub.catalogue import capacities, environments
+from tessera_hub.catalogue import capacities, datasets, environments
 from tessera_hub.environments import opener
 from tessera_hub.i18n import gettext as _
 from tessera_hub.portal import presentation as p
-from tessera_hub.portal.choices import class_tiles, partition_tiles
+from tessera_hub.portal.choices import class_tiles, dataset_tiles, partition_tiles
 from tessera_hub.portal.pages import PageRoute, render
 from tessera_hub.schemas.tasks import Phase, TaskDetail, TaskKind
 from tessera_hub.schemas.workspaces import WorkspaceRequest
@@ -44,9 +44,13 @@ DEFAULTS = {
     "server": "",
     "tenant": "",
     "queue": "",
+    "datasets": "",
     "replaces": "",
 }
-"""Fields of the form. ``replaces`` is the waiting workspace that a changed choice takes the place of."""
+"""Fields of the form. ``datasets`` are names with commas; ``replaces`` is the waiting workspace that a changed choice takes the
+place of."""
+_SEVERAL = ("datasets", f"{LINK_PREFIX}datasets")
+"""Fields that come once for each choice."""
 
 
 async def form_fields(request: Request) -> dict[str, str]:
@@ -54,7 +58,15 @@ async def form_fields(request: Request) -> dict[str, str]:
     body = await request.body()
     if len(body) > 64 << 10:
         raise Problem(413, "form.too_large", _("The form is too large."))
-    return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+    return _joined(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the fields by name; the last of a name counts, but for those of which all do."""
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        fields[name] = f"{fields[name]},{value}" if name in _SEVERAL and fields.get(name) else value
+    return fields
 
 
 async def _form(
@@ -73,6 +85,7 @@ async def _form(
         capacity = [c for c in await capacities(session, own_tenants) if c.workspaces]
         may = opener(context.settings.environment_rules, caller.groups)
         offered = await environments(session, own_tenants, may, workspaces=True)
+        readable = await datasets(session, own_tenants, own_tenants)
     cards = [card for c in capacity for card in c.cards]
     own = [q for q in await queues.list_queues(caller, context) if q.tenant in caller.tenants and q.state == "open"]
     classes, partitions = class_tiles(cards), partition_tiles(cards)
@@ -105,6 +118,7 @@ async def _form(
         partitions=partitions,
         currency=context.settings.currency,
         environments=offered,
+        datasets=dataset_tiles(readable, own_tenants, [name for name in shown["datasets"].split(",") if name]),
         tenants=sorted(caller.tenants),
         queues=own,
         most_cores=max((c.total.get("cpu", 0) for c in capacity), default=0) // 1000 or 4,
@@ -134,14 +148,15 @@ async def _summary(caller: Caller, context: Context, values: Mapping[str, str]) 
         problem = Problem(422, "form.invalid", _("Please check the fields."), hint=" ".join(dict.fromkeys(error.errors.values())))
         return empty | {"summary_problem": problem, "errors": _NoErrors(error.errors)}
     except Problem as problem:
-        wrong = {"environment": problem.title} if problem.code.startswith("environment.") else {}
+        field = {"environment": "environment", "dataset": "datasets"}.get(problem.code.partition(".")[0])
+        wrong = {field: problem.title} if field else {}
         return empty | {"summary_problem": problem, "errors": _NoErrors(wrong)}
 
 
 @router.get("/workspaces/new")
 async def new(request: Request, caller: Submitter, context: Ctx) -> Response:
     """Show the form, preset by a deep link's ``opt-…``."""
-    return await _form(request, caller, context, dict(request.query_params), checked=False)
+    return await _form(request, caller, context, _joined(request.query_params.multi_items()), checked=False)
 
 
 @router.post("/workspaces/new/summary")

@@ -31,7 +31,7 @@ from tessera_hub.scheduling.translation import cluster_state, queue_states, shap
 from tessera_hub.schemas.protocol import Inventory
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.resources import ResourceVector
-from tessera_hub.schemas.tasks import Phase, TaskDraft
+from tessera_hub.schemas.tasks import Phase, TaskDraft, TaskKind
 from tessera_hub.store import Store
 from tessera_hub.store.tables import Cluster, RunRow, TaskRow
 from tessera_hub.tasks.submission import Destination, SubmissionError
@@ -134,7 +134,7 @@ class Admission:
 
     def check_names(self, spec: TaskDraft, is_open: Callable[[str], bool], tenant: str) -> None:
         """Refuse names that no connected cluster knows, an environment that *is_open* says is not the person's, and a data set
-        that *tenant* may not read, as if it were not there.
+        that *tenant* may not read, or no workspace has where one is asked for, as if it were not there.
 
         Before any cluster ever connected no name is unknown, but for data sets.
 
@@ -142,7 +142,7 @@ class Admission:
             SubmissionError: ``cluster.unknown``, ``dataset.unknown``, ``environment.not_allowed``, ``environment.unknown`` or
                 ``kernel.unknown``.
         """
-        mine = self._datasets_of(tenant) if spec.datasets else frozenset()
+        mine = self._datasets_of(tenant, workspaces=spec.kind is TaskKind.WORKSPACE) if spec.datasets else frozenset()
         for name in spec.datasets:
             if name not in mine:
                 raise SubmissionError("dataset.unknown", dataset=name, tenant=tenant, datasets=sorted(mine))
@@ -156,14 +156,15 @@ class Admission:
         if spec.kernel and known and spec.kernel not in known:
             raise SubmissionError("kernel.unknown", kernel=spec.kernel, environment=spec.environment, kernels=sorted(known))
 
-    def _datasets_of(self, tenant: str) -> frozenset[str]:
-        """Return the data sets that a tenant may read, at the clusters that it may use."""
+    def _datasets_of(self, tenant: str, *, workspaces: bool) -> frozenset[str]:
+        """Return the data sets that a tenant may read, at the clusters that it may use; with *workspaces* only in those."""
         return frozenset(
             name
             for cluster in self.clusters
             if cluster.tenants is None or tenant in cluster.tenants
             for name, readers in cluster.datasets.items()
             if readers is None or tenant in readers
+            if not workspaces or (cluster.workspaces and name in cluster.workspace_datasets)
         )
 
     def never(self, spec: TaskDraft, where: Destination) -> tuple[Reason, ...]:

@@ -37,7 +37,7 @@ def cluster_excludes(shape: Shape, tenant_id: str, cluster: ClusterState) -> Rea
         return because(Code.NO_ENVIRONMENT)
     for name in sorted(shape.datasets):
         readers = cluster.datasets.get(name, frozenset())
-        if readers is not None and tenant_id not in readers:
+        if (readers is not None and tenant_id not in readers) or (shape.workspace and name not in cluster.workspace_datasets):
             return because(Code.NO_DATASET, dataset=name)
     if cluster.id in shape.excluded_clusters:
         return because(Code.GAVE_BACK)

@@ -138,6 +138,7 @@ class ClusterState:
         preference: the operator's order for ``fifo`` (smaller first).
         tenants: who may use it; None: everybody.
         datasets: data sets that it has → who may read them; None: everybody.
+        workspace_datasets: those of them that workspaces have, too.
     """
 
     id: str
@@ -152,6 +153,7 @@ class ClusterState:
     preference: int = 0
     tenants: frozenset[str] | None = None
     datasets: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
+    workspace_datasets: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,7 @@ def cluster_state(
         accept_more=max(0, cluster.accept_max - accepted),
         tenants=None if cluster.tenants is None else frozenset(cluster.tenants),
         datasets={n: None if d.tenants is None else frozenset(d.tenants) for n, d in inventory.datasets.items()},
+        workspace_datasets=frozenset(n for n, d in inventory.datasets.items() if d.workspaces),
     )
 
 

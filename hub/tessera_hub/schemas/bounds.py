@@ -45,6 +45,8 @@ DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_-]{0,58}[a-z0-9])
 """The name of a folder in every run that reads it."""
 MOST_DATASETS: Final = 1000
 """Data sets of a cluster."""
+MOST_READ: Final = 20
+"""Data sets that one task reads."""
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
 _RESERVED: Final = ("TESSERA_", "LD_", "JUPYTERHUB_")
 _BREAKS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, Field, JsonValue, ValidationInfo, field_vali
 from tessera_hub.i18n import gettext as _
 
 from .bounds import (
+    MOST_READ,
     DatasetName,
     LabelName,
     LabelValue,
@@ -190,7 +191,7 @@ class TaskDraft(Strict):
     """Environment variables of the run. Never secrets: reference those by ``secrets``."""
     secrets: dict[str, SecretReference] = Field(default_factory=dict, max_length=50)
     """Variable name → reference of a secret, resolved at the Proxy."""
-    datasets: list[DatasetName] = Field(default_factory=list, max_length=20, exclude_if=operator.not_)
+    datasets: list[DatasetName] = Field(default_factory=list, max_length=MOST_READ, exclude_if=operator.not_)
     """Data sets that the run reads, at ``$TESSERA_DATASETS/<name>``; only clusters that have them all take it. Written only where
     there are some: what came before data sets reads all others."""
     inputs: Inputs = Field(default_factory=Inputs)
@@ -231,8 +232,6 @@ class TaskDraft(Strict):
             raise ValueError(_("roles: minimum is above replicas"))
         if self.kind is TaskKind.SERVICE and sum(r.replicas for r in self.roles) != 1:
             raise ValueError(_("roles: a service has one part"))
-        if self.datasets and self.kind is TaskKind.WORKSPACE:
-            raise ValueError(_("datasets: jobs and services read them, workspaces do not"))
         if len(set(self.datasets)) != len(self.datasets):
             raise ValueError(_("datasets: a name occurs twice"))
         if self.port is not None and self.kind is not TaskKind.SERVICE:

@@ -140,6 +140,15 @@ def test_a_run_goes_where_all_its_data_sets_are_open_to_its_tenant() -> None:
         assert {"never.no_cluster", "cluster.no_dataset"} <= set(codes(decisions, name))
 
 
+def test_a_workspace_goes_where_workspaces_have_its_data_sets_too() -> None:
+    has = {"digits": None}
+    here = cluster("here", pool([node(2)]), datasets=has)
+    there = cluster("there", pool([node(2)]), datasets=has, workspace_datasets=frozenset({"digits"}))
+    runs = [run("w", shape(workspace=True, datasets=frozenset({"digits"})))]
+    assert placed(schedule(Snapshot.of([here, there], [QueueState("q")], runs), NOON)) == {"w": "there"}
+    assert "cluster.no_dataset" in codes(schedule(Snapshot.of([here], [QueueState("q")], runs), NOON), "w")
+
+
 def test_cluster_conditions_back_pressure_and_permissions_are_told_apart() -> None:
     def why(target: ClusterState, what: Shape | None = None) -> list[str]:
         return codes(schedule(Snapshot.of([target], [QueueState("q")], [run("r", what or shape(1))]), NOON), "r")

@@ -83,6 +83,7 @@ def cluster(
     environments: frozenset[str] = frozenset({"default"}),
     capabilities: frozenset[str] = frozenset({"gang"}),
     datasets: Mapping[str, frozenset[str] | None] | None = None,
+    workspace_datasets: frozenset[str] = frozenset(),
 ) -> ClusterState:
     """A cluster that is ready unless said otherwise."""
     return ClusterState(
@@ -97,6 +98,7 @@ def cluster(
         environments=environments,
         capabilities=capabilities,
         datasets=datasets or {},
+        workspace_datasets=workspace_datasets,
     )
 
 
