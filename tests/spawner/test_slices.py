@@ -1,4 +1,4 @@
-"""A workspace and a job on a slice of a card: hub, service, Proxy, node agent and kubelet are real, the cards are simulated.
+"""A workspace and a job on a slice of a card: browser, hub, service, Proxy, node agent and kubelet are real, cards are simulated.
 
 The cell of the guide runs in the workspace's kernel, and the job's script is the same: what they print proves the limits.
 """
@@ -14,23 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, expect
 
 from tessera_hub.client import TesseraClient
 from tessera_hub.demo import token_of
-from tessera_spawner.options import WorkspaceOptions
 from tessera_vgpu.simulate import VGPU
 from tests.browser.running import until
+from tests.chromium import browser
 from tests.cluster.machine import NODE, Machine
 from tests.spawner.jupyter import Jupyter
 from tests.spawner.podcentre import PodCentre, pod_centre
-from tests.spawner.workspaces import call, ended, nothing_is_held, started
+from tests.spawner.workspaces import ended, nothing_is_held
 from tests.vgpu.agent.site import CARD_MIB, Site
 
+__all__ = ["browser"]
 pytestmark = [pytest.mark.timeout(280), pytest.mark.root]
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "share-the-cards-of-a-node.md"
 CARDS = "2xA100-80G"
-FORM = {"compute": "share", "card_class": "A100-80G", "share": "30", "card_memory": "8", "cpu": "0.2", "memory": "0.5"}
-"""What a person picks in the form."""
+FORM = {"#share": "30", "#card_memory": "8", "#cpu": "0.2", "#memory": "0.5"}
+"""What a person fills in the form."""
 
 
 class Simulated(Site):
@@ -103,14 +105,31 @@ def test_what_the_form_offers_is_what_the_node_agent_hands_out(pods: PodCentre, 
     assert cluster.total["card_memory/A100-80G"] == 2 * CARD_MIB
 
 
-def test_a_workspace_on_a_slice_proves_its_limits_in_a_cell(pods: PodCentre, ben: TesseraClient) -> None:
-    spec = WorkspaceOptions.parse(FORM).specification().model_dump(mode="json")
-    handle = started(ben, call(ben, "POST", "workspaces", {"server_name": "", "spec": spec}))
+def test_a_person_starts_a_workspace_on_a_slice_and_proves_its_limits_in_a_cell(
+    pods: PodCentre, ben: TesseraClient, browser: Browser
+) -> None:
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    pods.hub.sign_in(page, "ben")
+    page.goto(f"{pods.hub.url}/services/tessera/workspaces/new")
+    page.locator("label[for=compute-share]").click()
+    for field, value in FORM.items():
+        page.locator(field).fill(value)
+    expect(page.locator("#summary")).to_contain_text("A100-80G")
+    page.locator("button.t-start").click()
+    page.wait_for_url(re.compile(r"/user/ben/lab"), timeout=150_000)
+    [handle] = ben.tasks(kind="workspace", mine=True)
+    assert handle.refresh().phase == "RUNNING"
     [pod] = pods.pods()
     assert limits_of(pod, "notebook") == {"tessera.io/vgpu": "30", "tessera.io/vgpu-memory": "8192"}
     assert not [volume for volume in pod["spec"]["volumes"] if "hostPath" in volume]
     jupyter = Jupyter(f"{pods.hub.url}/user/ben/", token_of(pods.hub.here, "ben", ["access:servers!user"]))
-    proved(jupyter.printed(cell()), 8192)
+    jupyter.save_notebook("proof.ipynb", cell())
+    page.goto(f"{pods.hub.url}/user/ben/lab/tree/proof.ipynb?reset")
+    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click(timeout=60_000)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".jp-OutputArea-output")).to_contain_text("of its time", timeout=90_000)
+    proved(page.locator(".jp-OutputArea-output").inner_text(), 8192)
+    page.context.close()
     handle.cancel()
     ended(handle)
     lines = {line.dimension: line.unit_seconds for line in handle.bill().lines}

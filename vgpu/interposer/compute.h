@@ -41,6 +41,7 @@ struct turn {
     unsigned card, seat;
     struct roster roster;
     bool busy;           /* it has had work since it was idle */
+    bool paused;         /* it had none when it gave up its last turn */
     bool holds;          /* this process has its turn */
     uint64_t device_ns, last_device_ns; /* that it has used in this turn, and in the one before */
     uint64_t outranked_ns; /* when somebody of a higher class was last active */
@@ -56,6 +57,7 @@ struct turn {
     uint64_t blocked_ns; /* since when, the longest */
     bool overtaken;      /* somebody of a higher class wants the card or has it, or who goes first wants it */
     bool goes_first;     /* others let us go before them, however short their turn was */
+    uint64_t lead_ns;    /* so far ahead of us, in virtual time, they do */
     uint64_t share_ppm;  /* of the card, that is due to this container */
     uint64_t floor_ns;   /* least virtual time of the other active containers of our class; UINT64_MAX: there is none */
     bool waiting;        /* somebody of our class waits */
@@ -72,6 +74,7 @@ bool turn_is_over(const struct turn *turn, uint64_t now);     /* after a look: s
 uint64_t turn_since(const struct turn *turn);                 /* 0: it has none */
 void turn_renew(struct turn *turn, uint64_t now);             /* after a look: it goes on, and its work does */
 void turn_end(struct turn *turn);                             /* also stops waiting */
+void turn_pause(struct turn *turn);                           /* this process has nothing to do with it, for now */
 void turn_used(struct turn *turn, int64_t device_ns);         /* device time, or a correction */
 void turn_beat(struct turn *turn, uint64_t now, uint64_t until);
 void turn_leave(struct turn *turn);                           /* this process has no work */

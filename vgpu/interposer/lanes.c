@@ -249,12 +249,6 @@ void launch_leave(struct launch *launch, CUresult result)
         mark_open_work(launch);
 }
 
-/* The next launch has to ask again. */
-static void give_turn(struct lane *lane, uint64_t now)
-{
-    take_room_back(lane, now);
-    turn_end(&lane->turn);
-}
 
 /* Ends turns that are over or that nobody uses; says that this process is there, and how far its work reaches. */
 static uint64_t tick(struct lane *lane, uint64_t now)
@@ -269,7 +263,7 @@ static uint64_t tick(struct lane *lane, uint64_t now)
     if (over || (turn->contended && __atomic_load_n(&lane->room_ns, __ATOMIC_RELAXED) > (int64_t)CONTENDED))
         take_room_back(lane, now);
     if (turn->holds && over && (ahead <= HANDOVER || fences_overdue(lane, now, OVERDUE)))
-        give_turn(lane, now);
+        turn_end(turn);
     else if (!over && !fences_overdue(lane, now, OVERDUE))
         turn_renew(turn, now);
     if (ahead || lane->waiting)
@@ -278,8 +272,10 @@ static uint64_t tick(struct lane *lane, uint64_t now)
         if (!lane->idle_ns)
             lane->idle_ns = now;
         bool pauses = turn->goes_first || now - lane->idle_ns > IDLE_TURN;
-        if (pauses && (turn->contended || turn->lower_waits) && turn->holds)
-            give_turn(lane, now);
+        if (pauses && (turn->contended || turn->lower_waits) && turn->holds) {
+            take_room_back(lane, now); /* the next launch has to ask again */
+            turn_pause(turn);
+        }
     }
     if (lane->idle_ns && now - lane->idle_ns > IDLE_LANE) {
         take_room_back(lane, now); /* the next launch wakes the keeper */

@@ -217,17 +217,21 @@ static uint64_t share_of(const struct turn *turn, const struct compute_limits *m
     return share < most ? share : most;
 }
 
-/* Some other container is so far ahead of us that it lets us go first. */
-static bool goes_first(const struct turn *turn, const struct compute_limits *mine, const struct weighing *all)
+/* Whether some other container is so far ahead of us that it lets us go first, and how far they would have to be. */
+static void compare(struct turn *turn, const struct compute_limits *mine, const struct weighing *all)
 {
     uint64_t own_ns = __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED);
+    turn->goes_first = false;
+    turn->lead_ns = 0;
     for (unsigned i = 0; i < turn->roster.count; i++) {
         const struct peer *peer = &turn->roster.peers[i];
-        if (!peer->own && peer->active && !peer->distrusted && peer->priority == mine->priority &&
-            peer->virtual_ns > own_ns + usual_lead(QUANTUM, part_of(peer->request, peer->weight, all, PPM / 100)))
-            return true;
+        if (peer->own || !peer->active || peer->distrusted || peer->priority != mine->priority)
+            continue;
+        uint64_t lead_ns = usual_lead(QUANTUM, part_of(peer->request, peer->weight, all, PPM / 100));
+        turn->goes_first |= peer->virtual_ns > own_ns + lead_ns;
+        if (lead_ns > turn->lead_ns)
+            turn->lead_ns = lead_ns;
     }
-    return false;
 }
 
 /* What the others might have kept us waiting for while we had or wanted the card. What some may not use, since they have a limit, may be
@@ -288,7 +292,7 @@ void turn_look(struct turn *turn, uint64_t now)
     }
     come_back(turn);
     turn->share_ppm = share_of(turn, &mine, &all);
-    turn->goes_first = goes_first(turn, &mine, &all);
+    compare(turn, &mine, &all);
     if (wants && !turn->blocked && turn->waiting_peer) /* it is next, and does not take its turn */
         turn->waiting_peer->kept_ns += passed_ns;
     if (wants || turn->holds)
@@ -300,13 +304,14 @@ void turn_look(struct turn *turn, uint64_t now)
         turn->free_ns = now;
 }
 
-/* Who comes back from idleness begins a little before the others, and saves nothing up. */
+/* Who comes back from idleness begins a little before the others, and saves nothing up; from a pause, so far that it goes first. */
 static void catch_up(struct turn *turn)
 {
     uint64_t *place = &own_card(turn)->virtual_ns, have = __atomic_load_n(place, __ATOMIC_RELAXED);
-    uint64_t lag = turn->busy ? MOST_LAG : AHEAD;
+    uint64_t lag = !turn->busy ? AHEAD : turn->paused ? AHEAD + 2 * turn->lead_ns : MOST_LAG;
     uint64_t least = turn->floor_ns == UINT64_MAX || turn->floor_ns < lag ? 0 : turn->floor_ns - lag;
     turn->busy = true;
+    turn->paused = false;
     while (have < least && !__atomic_compare_exchange_n(place, &have, least, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
         ;
 }
@@ -376,6 +381,12 @@ void turn_end(struct turn *turn)
     turn->holds = false;
     __atomic_store_n(&seat->wanted_ns, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&seat->held_ns, 0, __ATOMIC_RELEASE);
+}
+
+void turn_pause(struct turn *turn)
+{
+    turn_end(turn);
+    turn->paused = true;
 }
 
 void turn_used(struct turn *turn, int64_t device_ns)

@@ -304,14 +304,14 @@ static void legacy_stream(void)
     start();
     OK(cuStreamCreate(&blocking, CU_STREAM_DEFAULT));
     OK(cuStreamCreate(&free_stream, CU_STREAM_NON_BLOCKING));
-    launch(1, 30000000, blocking);
+    launch(1, 150000000, blocking);
     launch(1, 1000, NULL);
     launch(1, 1000, free_stream);
     OK(cuStreamSynchronize(free_stream)); /* waits for neither */
     FAILS(CUDA_ERROR_NOT_READY, cuStreamQuery(blocking));
     OK(cuStreamSynchronize(CU_STREAM_LEGACY)); /* the legacy stream waited for the blocking one */
     OK(cuStreamQuery(blocking));
-    launch(1, 30000000, NULL);
+    launch(1, 150000000, NULL);
     launch(1, 1000, blocking);
     FAILS(CUDA_ERROR_NOT_READY, cuStreamQuery(blocking)); /* and the other way round */
     OK(cuCtxSynchronize());
