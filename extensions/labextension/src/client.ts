@@ -29,7 +29,8 @@ import type {
   TaskDetail,
   TaskEvent,
   TaskPage,
-  TaskRequest
+  TaskRequest,
+  UsageSample
 } from './types';
 
 /** The server takes chosen files relative to the folder of the job's own file. */
@@ -127,6 +128,8 @@ export class Client {
   taskEvents = (id: string): Promise<TaskEvent[]> => this._get(`v1/tasks/${id}/events`);
   bill = (id: string): Promise<TaskBill> => this._get(`v1/tasks/${id}/bill`);
   outputs = (id: string): Promise<OutputFile[]> => this._get(`v1/tasks/${id}/outputs`);
+  /** What the latest run used, oldest first. */
+  measuredUse = (id: string): Promise<UsageSample[]> => this._get(`v1/tasks/${id}/usage`);
   cancel = (id: string): Promise<Task> => this._post(`v1/tasks/${id}/cancel`, {});
   retry = (id: string): Promise<Task> => this._post(`v1/tasks/${id}/retry`, {});
   decision = (id: string): Promise<IDecision> => this._get(`v1/tasks/${id}/decision`);

@@ -33,6 +33,7 @@ export type TaskBill = Schemas['TaskBill'];
 export type TaskDetail = Filled<Schemas['TaskDetail'], 'reasons' | 'progress'>;
 export type TaskEvent = Schemas['TaskEvent'];
 export type TaskKind = Schemas['TaskKind'];
+export type UsageSample = Schemas['UsageSample'];
 export type Framework = Schemas['TaskSpec']['framework'];
 export type TaskPage = { items: Task[]; next?: string | null };
 

@@ -4,6 +4,7 @@ import { fromCron, looksLikeCron, toCron } from '../src/cron';
 import { datasetChoices, missingAt } from '../src/datasets';
 import { fromRequest, newDraft, serviceObstacle, toRequest } from '../src/draft';
 import { LogBuffer } from '../src/logbuffer';
+import { measured } from '../src/measured';
 import { joinLines } from '../src/multiline';
 import { coerce, readAssignments } from '../src/parameters';
 import { compact, toYaml } from '../src/yaml';
@@ -154,4 +155,23 @@ test('only a script becomes a service, where a cluster keeps one running, with o
   const again = fromRequest(asked);
   expect([again.kind, again.port, again.datasets]).toEqual(['service', 9000, ['birds']]);
   expect(toRequest(newDraft('a.py')).datasets).toBeUndefined();
+});
+
+test('what a run used is summed by how long each sample stands for', () => {
+  const sample = (at: string, cpu: number, memory: number): Parameters<typeof measured>[0][number] => ({
+    run_id: 'r',
+    at: `2026-01-01T00:${at}Z`,
+    cpu_millicores: cpu,
+    memory_mib: memory
+  });
+  expect(measured([], null)).toBeNull();
+  expect(measured([sample('00:30', 2000, 100), sample('01:30', 500, 400)], '2026-01-01T00:00:00Z')).toEqual({
+    millicoreSeconds: 90_000,
+    seconds: 90,
+    mostMillicores: 2000,
+    mostMemoryMib: 400,
+    memoryMib: 300
+  });
+  // A clock that went back adds nothing.
+  expect(measured([sample('01:00', 1000, 8), sample('00:10', 1000, 8)], null)?.seconds).toBe(0);
 });

@@ -13,6 +13,7 @@ import { CodeBlock, Loading, ProblemNote } from './controls';
 import { useFollow } from './followstate';
 import { JobCost } from './jobcost';
 import { JobFiles } from './jobfiles';
+import { JobUse } from './jobuse';
 import { confirmStop } from './jobspanel';
 import { ProgressCell } from './jobstable';
 import { LogParts } from './logparts';
@@ -159,7 +160,12 @@ export function JobDetail(props: {
           <JobFiles detail={detail} contents={props.contents} openFile={props.openFile} />
         ) : null}
         {shown === 'specification' ? <Specification detail={detail} /> : null}
-        {shown === 'cost' ? <JobCost detail={detail} /> : null}
+        {shown === 'cost' ? (
+          <>
+            <JobCost detail={detail} />
+            <JobUse detail={detail} />
+          </>
+        ) : null}
       </div>
     </div>
   );
