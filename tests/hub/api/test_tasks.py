@@ -7,10 +7,13 @@ import json
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from tessera_hub.store.tables import TaskRow
 from tests.service import ServiceProcess, script_spec, upload
 
 
@@ -45,6 +48,20 @@ def test_a_submitted_task_waits_in_its_tenants_default_queue(ada: httpx.Client, 
     assert again.status_code == 304
     events = ada.get(f"/tasks/{task['id']}/events").json()
     assert [(e["phase_from"], e["phase_to"], e["actor"]) for e in events] == [(None, "QUEUED", "user:ada")]
+
+
+def test_a_task_that_no_version_can_read_is_listed_and_says_so_when_it_is_opened(
+    service: ServiceProcess, ada: httpx.Client, spec: dict[str, Any]
+) -> None:
+    task = ada.post("/tasks", json=spec).json()["id"]
+    engine = sa.create_engine(service.database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.update(TaskRow).where(TaskRow.id == UUID(task)).values(spec={"kind": "of another world"}))
+    engine.dispose()
+    answer = ada.get(f"/tasks/{task}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "task.unreadable")
+    assert task in {item["id"] for item in ada.get("/tasks").json()["items"]}
+    assert ada.post(f"/tasks/{task}/cancel").json()["phase"] == "CANCELLED"
 
 
 def test_the_same_key_makes_one_task_and_another_body_is_refused(ada: httpx.Client, spec: dict[str, Any]) -> None:

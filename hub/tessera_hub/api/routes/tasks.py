@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import ValidationError
 from sqlalchemy import and_, or_, select
 
 from tessera_hub.api.access import listed, own_task, owns
@@ -36,7 +37,7 @@ from tessera_hub.schemas.tasks import (
 from tessera_hub.store.tables import Decision, RunRow, TaskRow
 from tessera_hub.tasks.control import request_cancel, retry
 from tessera_hub.tasks.machine import TransitionError
-from tessera_hub.tasks.reasons import localised
+from tessera_hub.tasks.reasons import localised, reason
 from tessera_hub.tasks.suspension import request_suspension
 from tessera_hub.tasks.views import detail_view, events_view, fetch, records, task_view
 
@@ -163,7 +164,10 @@ async def show(
             response.status_code = 304
             return Response(status_code=304, headers={"ETag": etag})  # type: ignore[return-value]
         response.headers["ETag"] = etag
-        return await detail_view(session, record)
+        try:
+            return await detail_view(session, record)
+        except ValidationError as error:  # its line in the list says the same
+            raise Problem(409, "task.unreadable", localised(reason("task.unreadable")).message) from error
 
 
 @router.post("/tasks/{task_id}/cancel", status_code=202)
