@@ -256,18 +256,27 @@ def test_more_windows_than_a_browser_opens_connections_are_all_live(lab: Lab, pa
 
 
 def test_a_job_that_fails_says_why_and_shows_where(lab: Lab, page: Page) -> None:
-    lab.write_notebook("broken.ipynb", "print('before')", "1 / 0")
+    lab.write_notebook("broken.ipynb", "import os", "print('has', os.listdir(os.environ['TESSERA_DATASETS']))", "1 / 0")
     lab.open(page, "broken.ipynb")
     dialog = dialog_of(page)
+    expect(dialog.get_by_role("radio", name="Service")).to_be_disabled()
+    expect(dialog).to_contain_text("A service runs a script, such as serve.py.")
+    birds = dialog.get_by_role("checkbox", name=re.compile("birds"))
+    expect(dialog.get_by_role("list", name="Data sets")).to_contain_text("At local$TESSERA_DATASETS/birds")
+    birds.check()
     dialog.get_by_role("spinbutton", name="Memory").fill("0.5")
     dialog.get_by_role("spinbutton", name="CPU").fill("0.5")
     dialog.get_by_role("button", name="Preview").click()
     expect(dialog).to_contain_text("memory_mib: 512")
+    expect(dialog).to_contain_text(re.compile(r"datasets:\s+- birds"))
     dialog.get_by_role("button", name="Back to the form").click()
     dialog.get_by_role("button", name="Run as job").click()
     expect(state_of(page)).to_contain_text("Failed", timeout=60_000)
     expect(page.locator(".tsr-standing")).to_contain_text("ZeroDivisionError")
+    expect(page.locator(".tsr-notebook")).to_contain_text("has ['birds']")
     expect(page.locator(".tsr-notebook")).to_contain_text("ZeroDivisionError: division by zero")
+    page.get_by_role("tab", name="Cost", exact=True).click()
+    expect(page.get_by_role("heading", name="Measured use")).to_be_visible()
 
 
 def revived(hub: RunningHub, killed: psutil.Process) -> bool:

@@ -92,10 +92,12 @@ def test_a_wrong_share_is_refused_without_javascript(hub: RunningHub, browser: B
     hub.sign_in(page)
     page.goto(f"{hub.url}/services/tessera/workspaces/new?opt-compute=share&opt-share=50")
     expect(page.locator("#share")).to_have_value("50")
+    page.get_by_text("$TESSERA_DATASETS/birds").click()
     page.locator("#hours").evaluate("e => e.removeAttribute('max')")
     page.locator("#hours").fill("9999")
     page.get_by_role("button", name="Start workspace").click()
     expect(page.get_by_text("Write a number from 0.1 to 720.").first).to_be_visible()
+    expect(page.get_by_role("checkbox", name=re.compile("birds"))).to_be_checked()
     with hub.client() as client:
         assert [t for t in client.tasks(kind="workspace", mine=True) if not t.task.phase.final] == []
     context.close()
