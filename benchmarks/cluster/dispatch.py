@@ -35,6 +35,8 @@ from tessera_hub.proxy.drivers.kubernetes.options import SITE
 from volcano_client import Collection
 
 TASKS = int(os.environ.get("TESSERA_BENCH_TASKS", "1000"))
+QUOTA = f'{{ pods = "{10 + TASKS}", "count/jobs.batch" = "{10 + TASKS}" }}'
+"""Of each tenant, which is checked with each job and pod as by default, and holds all of them."""
 PATIENCE_SECONDS = 180 + TASKS / 10
 """After which what was reached by then counts."""
 TIMES = """SELECT run_id, min(recorded_at) FILTER (WHERE phase_to = 'QUEUED') queued,
@@ -61,7 +63,8 @@ def centre(cluster: Simulated, place: Path) -> Iterator[tuple[ServiceProcess, Cl
         proxy = ClusterProxy(cluster.machine, service, place / "proxy", service.api(tokens[0]), cluster.transport)
         url = f"http://{proxy.relay.host}:{proxy.relay.port}{PREFIX}"
         # Simulated nodes have no kubelets that could be asked.
-        (place / "proxy" / "settings.toml").write_text(f'namespace_prefix = "{proxy.prefix}"\nservice_url = "{url}"\n')
+        settings = f'namespace_prefix = "{proxy.prefix}"\nservice_url = "{url}"\ntenant_quota = {QUOTA}\n'
+        (place / "proxy" / "settings.toml").write_text(settings)
         proxy.start()
         proxy.wait_for_session()
         proxy.wait_for_inventory()

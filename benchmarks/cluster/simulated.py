@@ -20,7 +20,7 @@ from tests.cluster.gotools import built
 from tests.cluster.machine import NODE, Machine
 
 from benchmarks.cluster.nodes import FAKE, NODES, nodes
-from tessera_hub.proxy.drivers.kubernetes.objects import NAMESPACES
+from tessera_hub.proxy.drivers.kubernetes.objects import NAMESPACES, PODS
 from tessera_hub.proxy.drivers.kubernetes.objects import NODES as NODE_KIND
 from volcano_client import Collection, Transport
 
@@ -149,9 +149,19 @@ class Simulated:
 
     def remove_namespaces(self, labels: str) -> None:
         """Delete namespaces with all that is in them, and wait until they are gone."""
-        namespaces = Collection(self.transport, NAMESPACES)
-        for found in list(namespaces.list(labels=labels)):
-            namespaces.delete(found["metadata"]["name"])
+        namespaces, pods = Collection(self.transport, NAMESPACES), Collection(self.transport, PODS)
+        names = [found["metadata"]["name"] for found in namespaces.list(labels=labels)]
+
+        def let_go(pod: dict[str, Any]) -> None:
+            name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+            pods.patch(name, {"metadata": {"finalizers": None}}, namespace)
+            pods.delete(name, namespace, grace_seconds=0)
+
+        for name in names:  # first, so that no job makes a pod anew
+            namespaces.delete(name)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for name in names:
+                list(pool.map(let_go, pods.list(name)))
         self._wait(lambda: not list(namespaces.list(labels=labels)), 300)
 
     @staticmethod

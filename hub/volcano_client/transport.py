@@ -32,7 +32,7 @@ class Transport:
     """
 
     def __init__(self, configuration: Any) -> None:
-        configuration.connection_pool_maxsize = 32
+        configuration.connection_pool_maxsize = 80  # more calls at once would open and close connections
         configuration.retries = False
         self._configuration = configuration
         self._pool = client.ApiClient(configuration).rest_client.pool_manager

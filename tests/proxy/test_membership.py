@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tessera_hub.proxy.agent import ACCEPT_MAX, room_for_more
+from tessera_hub.proxy.drivers.base import UNSTARTED_MAX, room_for_more
 from tessera_hub.schemas.tasks import Phase
 from tests.hub_double import HubDouble
 from tests.proxy.by_hand import ProxyByHand
@@ -86,6 +86,6 @@ def test_the_first_task_of_a_new_tenant_is_taken_at_once(
 
 
 def test_a_proxy_takes_more_however_many_run_and_stops_when_too_many_wait_to_start() -> None:
-    assert room_for_more([Phase.RUNNING] * 5000 + [Phase.SUSPENDED, Phase.UNKNOWN, Phase.SUCCEEDED]) == ACCEPT_MAX
-    assert room_for_more([Phase.RUNNING] * 5000 + [Phase.PENDING] * 30 + [Phase.STARTING] * 10) == ACCEPT_MAX - 40
+    assert room_for_more([Phase.RUNNING] * 5000 + [Phase.SUSPENDED, Phase.UNKNOWN, Phase.SUCCEEDED]) == UNSTARTED_MAX
+    assert room_for_more([Phase.RUNNING] * 5000 + [Phase.PENDING] * 30 + [Phase.STARTING] * 10) == UNSTARTED_MAX - 40
     assert room_for_more([Phase.PENDING] * 1000) == 0

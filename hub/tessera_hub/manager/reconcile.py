@@ -5,33 +5,28 @@ Orders follow from the database and the report alone, so a lost, repeated or lat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-import structlog
-from pydantic import ValidationError
-from sqlalchemy import Row, or_, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tessera_hub.api.context import Context
-from tessera_hub.manager.checkpoints import last_checkpoint
+from tessera_hub.manager.leasing import leases
 from tessera_hub.manager.membership import UNSTARTED, Pair
 from tessera_hub.manager.queues import desired_queues
-from tessera_hub.manager.tokens import run_token
-from tessera_hub.schemas.protocol import Cancel, Lease, RunReport, SyncAnswer, SyncRequest
+from tessera_hub.schemas.protocol import Cancel, RunReport, SyncAnswer, SyncRequest
 from tessera_hub.schemas.reasons import MAY_HAVE_BEGUN, Reason
-from tessera_hub.schemas.stored import stored_lifecycle, stored_spec
+from tessera_hub.schemas.stored import stored_lifecycle
 from tessera_hub.schemas.tasks import Phase, TaskKind
 from tessera_hub.store.notify import SCHEDULE, note
-from tessera_hub.store.tables import Cluster, Principal, Queue, RunRow, TaskRow, Tenant
+from tessera_hub.store.tables import Cluster, RunRow, TaskRow
 from tessera_hub.tasks.control import after_end
-from tessera_hub.tasks.machine import FOLLOWS, LIVE, announce, lock_run, transition
+from tessera_hub.tasks.machine import FOLLOWS, GOES_ON, LIVE, Step, advance, announce, lock_run, lock_runs, transition
 from tessera_hub.tasks.reasons import reason
-
-log = structlog.get_logger(__name__)
 
 WAITING: Final = frozenset({Phase.DISPATCHED, Phase.PENDING, Phase.STARTING})
 """Phases at a cluster before user code runs."""
@@ -70,34 +65,72 @@ async def take_report(session: AsyncSession, context: Context, cluster: Cluster,
     seen = _seen.get((id(context), cluster.id))
     if seen is None or seen.epoch != cluster.epoch:
         seen = _seen[id(context), cluster.id] = Seen(cluster.epoch)
-    stored = await _stored(session, request.runs)
-    for report in request.runs:
-        await _apply_phase(session, cluster, report, stored.get(report.run_id))
+    stored = await _stored(session, cluster, request.runs)
+    await _take_phases(session, cluster, request.runs, stored)
     if not first:
-        await _missing(session, context, cluster, request, seen)
+        await _missing(session, context, cluster, request, seen, stored)
     seen.runs |= {report.run_id for report in request.runs}
     return True
 
 
-async def _stored(session: AsyncSession, reports: Sequence[RunReport]) -> dict[UUID, Row[Any]]:
-    """Return what is stored of the reported runs: a cluster reports all it has at each sync, and most have not changed."""
+async def _stored(session: AsyncSession, cluster: Cluster, reports: Sequence[RunReport]) -> dict[UUID, Row[Any]]:
+    """Return what is stored of the cluster's live runs and of all reported ones: most have not changed since the last report."""
     query = select(
-        *(RunRow.id, RunRow.phase, RunRow.lease_token, RunRow.cluster_id, RunRow.progress, RunRow.reasons),
-        TaskRow.kind,
+        *(RunRow.id, RunRow.phase, RunRow.lease_token, RunRow.cluster_id, RunRow.claimed_by, RunRow.progress, RunRow.reasons),
+        *(TaskRow.kind, TaskRow.cancel_requested_at),
     ).join(TaskRow, TaskRow.id == RunRow.task_id)
-    found: dict[UUID, Row[Any]] = {}
-    for start in range(0, len(reports), PIECE):
-        piece = [report.run_id for report in reports[start : start + PIECE]]
-        found |= {row.id: row for row in await session.execute(query.where(RunRow.id.in_(piece)))}
+    return await _here_or_reported(session, query, cluster, reports)
+
+
+async def _here_or_reported(
+    session: AsyncSession, query: Select[*tuple[Any, ...]], cluster: Cluster, reports: Sequence[RunReport]
+) -> dict[UUID, Row[Any]]:
+    """Return the rows of *query*, which names the run's id ``id``, of the cluster's live runs and of all reported ones."""
+    here = query.where(RunRow.cluster_id == cluster.id, RunRow.phase.in_(LIVE))
+    found: dict[UUID, Row[Any]] = {row.id: row for row in await session.execute(here)}
+    others = [report.run_id for report in reports if report.run_id not in found]
+    for start in range(0, len(others), PIECE):
+        some = query.where(RunRow.id.in_(others[start : start + PIECE]))
+        found |= {row.id: row for row in await session.execute(some)}
     return found
 
 
-async def _apply_phase(session: AsyncSession, cluster: Cluster, report: RunReport, found: Row[Any] | None) -> None:
-    """Move a run to where its cluster says it is, if the lease is current and the step is known."""
-    if found is None or found.cluster_id != cluster.id or found.lease_token != report.lease_token:
-        return
-    if found.kind == TaskKind.WORKSPACE.value:
-        return  # its spawner tells
+async def _take_phases(
+    session: AsyncSession, cluster: Cluster, reports: Sequence[RunReport], stored: Mapping[UUID, Row[Any]]
+) -> None:
+    """Move runs to where their cluster says they are: those that go on there together, the others one by one."""
+    going: dict[UUID, Step] = {}
+    single: list[tuple[RunReport, Row[Any]]] = []
+    progressed: list[RunReport] = []
+    for report in reports:
+        found = stored.get(report.run_id)
+        if found is None or found.cluster_id != cluster.id or found.lease_token != report.lease_token:
+            continue
+        if found.kind == TaskKind.WORKSPACE.value:
+            continue  # its spawner tells
+        before = Phase(found.phase)
+        told = report.progress is not None and report.progress.model_dump(mode="json") != (found.progress or {})
+        if report.phase in GOES_ON and report.phase is not before and report.phase in FOLLOWS[before]:
+            why = () if report.reason is None else (report.reason,)
+            going[report.run_id] = Step(report.phase, f"cluster:{cluster.name}", why, report.at, native_id=report.native_id)
+        elif report.phase is not before or before in WAITING:
+            single.append((report, found))
+        if told and not before.final:
+            progressed.append(report)
+    tokens = {report.run_id: report.lease_token for report in reports}
+    for start in range(0, len(going), PIECE):
+        locked = await lock_runs(session, list(going)[start : start + PIECE])
+        for run_id, (run, task) in locked.items():
+            if run.lease_token == tokens[run_id]:
+                advance(session, run, task, going[run_id])
+    for report, found in single:
+        await _apply_phase(session, cluster, report, found)
+    for report in progressed:
+        await store_progress(session, report)
+
+
+async def _apply_phase(session: AsyncSession, cluster: Cluster, report: RunReport, found: Row[Any]) -> None:
+    """Take an end, a return to the queue, or why a run waits; its lease is current."""
     before = Phase(found.phase)
     phase, why = await as_given_back(session, report.run_id, report.phase, report.reason)
     if phase is not before and phase in FOLLOWS[before]:
@@ -115,8 +148,6 @@ async def _apply_phase(session: AsyncSession, cluster: Cluster, report: RunRepor
             await after_end(session, report.run_id, code=why.code if why else "")
     elif report.phase is before and before in WAITING:
         await _store_reason(session, report, found.reasons or [])
-    if report.progress is not None and not before.final:
-        await store_progress(session, report)
 
 
 async def as_given_back(session: AsyncSession, run_id: UUID, phase: Phase, why: Reason | None) -> tuple[Phase, Reason | None]:
@@ -162,17 +193,21 @@ async def store_progress(session: AsyncSession, report: RunReport) -> None:
     announce(session, task, run)
 
 
-async def _missing(session: AsyncSession, context: Context, cluster: Cluster, request: SyncRequest, seen: Seen) -> None:
+async def _missing(
+    session: AsyncSession,
+    context: Context,
+    cluster: Cluster,
+    request: SyncRequest,
+    seen: Seen,
+    stored: Mapping[UUID, Row[Any]],
+) -> None:
     """Runs that should be at the cluster and are not reported: gone if this session has shown them, else UNKNOWN first."""
     reported = {report.run_id for report in request.runs}
-    query = (
-        select(RunRow.id, RunRow.phase, RunRow.claimed_by, TaskRow.cancel_requested_at)
-        .join(TaskRow, TaskRow.id == RunRow.task_id)
-        .where(RunRow.cluster_id == cluster.id, RunRow.phase.in_(LIVE), TaskRow.kind != TaskKind.WORKSPACE.value)
-    )
     now = datetime.now(UTC)
-    for run in (await session.execute(query)).all():
-        if run.id in reported or (run.claimed_by is None and run.phase in (*UNSTARTED, Phase.UNKNOWN.value)):
+    for run in stored.values():
+        if run.id in reported or run.kind == TaskKind.WORKSPACE.value:
+            continue
+        if run.claimed_by is None and run.phase in (*UNSTARTED, Phase.UNKNOWN.value):
             continue
         lost = run.id in seen.runs or now - seen.since > timedelta(seconds=context.settings.timers.lost)
         if run.cancel_requested_at is not None:
@@ -199,85 +234,66 @@ async def orders(
     """
     answer = SyncAnswer(ack_seq=request.seq, inventory_hash=cluster.inventory_hash, next_wait=context.settings.timers.sync_wait)
     reports = {report.run_id: report for report in request.runs}
-    rows = (
-        await session.execute(
-            select(RunRow, TaskRow)
-            .join(TaskRow, TaskRow.id == RunRow.task_id)
-            .where(or_(RunRow.cluster_id == cluster.id, RunRow.id.in_(list(reports))))
-            .where(or_(RunRow.phase.in_(LIVE), RunRow.id.in_(list(reports)))),
-            execution_options={"populate_existing": True},
-        )
-    ).all()
-    known = {run.id: (run, task) for run, task in rows}
+    known = await _standing(session, cluster, request.runs)
     for report in request.runs:
-        pair = known.get(report.run_id)
-        _order_for(answer, cluster, report, pair[0] if pair else None, pair[1] if pair else None, first=first)
+        _order_for(answer, cluster, report, known.get(report.run_id), first=first)
+    await _add_graces(session, answer)
     if "queues" in cluster.capabilities:
         queues = await desired_queues(session, cluster)
         answer.queues = queues if queues.hash != request.queues_hash else None
-    room = request.accept_max
-    for run, task in sorted(known.values(), key=lambda pair: pair[0].reserved_at or pair[0].queued_at):
-        if room <= 0 or run.id in reports or run.cluster_id != cluster.id or run.lease_token is None:
+    wanted: list[Row[Any]] = []
+    for run in known.values():
+        if run.id in reports or run.cluster_id != cluster.id or run.lease_token is None or run.cancel_requested_at is not None:
             continue
-        workspace = task.kind == TaskKind.WORKSPACE.value
+        workspace = run.kind == TaskKind.WORKSPACE.value
         fresh = run.phase in (*UNSTARTED, Phase.UNKNOWN.value) and run.claimed_by is None
         starts = run.phase in UNSTARTED or (fresh and not workspace)
-        if starts and (task.principal_id, task.tenant_id) not in members:
+        if starts and (run.principal_id, run.tenant_id) not in members:
             continue
-        if task.cancel_requested_at is None and (fresh or (workspace and run.phase in LIVE)):
-            try:
-                answer.leases.append(await _lease(session, context, run, task))
-            except ValidationError as error:  # the cluster's other runs are not held up by a row that nobody can read
-                log.error("run_unreadable", run=str(run.id), error=str(error))
-                continue
-            room -= 1
+        if fresh or (workspace and run.phase in LIVE):
+            wanted.append(run)
+    wanted.sort(key=lambda run: run.reserved_at or run.queued_at)
+    answer.leases = await leases(session, context, [run.id for run in wanted], request.accept_max)
     return answer
 
 
-def _order_for(
-    answer: SyncAnswer, cluster: Cluster, report: RunReport, run: RunRow | None, task: TaskRow | None, *, first: bool
-) -> None:
+async def _standing(session: AsyncSession, cluster: Cluster, reports: Sequence[RunReport]) -> dict[UUID, Row[Any]]:
+    """Return what decides about orders, of the cluster's live runs and of all reported ones; no specification is read."""
+    query = select(
+        *(RunRow.id, RunRow.phase, RunRow.cluster_id, RunRow.lease_token, RunRow.claimed_by, RunRow.reserved_at),
+        *(RunRow.queued_at, TaskRow.kind, TaskRow.principal_id, TaskRow.tenant_id),
+        *(TaskRow.cancel_requested_at, TaskRow.cancel_why, TaskRow.suspend_requested),
+    ).join(TaskRow, TaskRow.id == RunRow.task_id)
+    return await _here_or_reported(session, query, cluster, reports)
+
+
+def _order_for(answer: SyncAnswer, cluster: Cluster, report: RunReport, run: Row[Any] | None, *, first: bool) -> None:
     current = run is not None and run.cluster_id == cluster.id and run.lease_token == report.lease_token
     over = report.phase.final or report.phase is Phase.QUEUED
-    if run is None or task is None or not current or Phase(run.phase).final:
+    if run is None or not current or Phase(run.phase).final:
         if first:
             return  # the first contact of an epoch never deletes
-        workspace = task is not None and task.kind == TaskKind.WORKSPACE.value
-        if over or workspace:
+        if over or (run is not None and run.kind == TaskKind.WORKSPACE.value):
             answer.forget.append(report.run_id)
         else:
             answer.cancels.append(Cancel(run_id=report.run_id, lease_token=report.lease_token, why="stale", grace_seconds=0))
         return
-    if task.cancel_requested_at is not None and not over and task.kind != TaskKind.WORKSPACE.value:
-        grace = stored_lifecycle(task.spec).grace_seconds
-        why = "preempt" if task.cancel_why == "preempt" else "cancel"
-        answer.cancels.append(Cancel(run_id=run.id, lease_token=run.lease_token, why=why, grace_seconds=grace))
-    elif task.suspend_requested and report.phase is Phase.RUNNING:
+    if run.cancel_requested_at is not None and not over and run.kind != TaskKind.WORKSPACE.value:
+        why = "preempt" if run.cancel_why == "preempt" else "cancel"
+        answer.cancels.append(Cancel(run_id=run.id, lease_token=run.lease_token, why=why))
+    elif run.suspend_requested and report.phase is Phase.RUNNING:
         answer.suspends.append(run.id)
-    elif not task.suspend_requested and report.phase is Phase.SUSPENDED:
+    elif not run.suspend_requested and report.phase is Phase.SUSPENDED:
         answer.resumes.append(run.id)
 
 
-async def _lease(session: AsyncSession, context: Context, run: RunRow, task: TaskRow) -> Lease:
-    tenant = await session.get(Tenant, task.tenant_id)
-    principal = await session.get(Principal, task.principal_id)
-    assert tenant is not None and principal is not None and run.lease_token is not None  # noqa: PT018
-    return Lease(
-        run_id=run.id,
-        task_id=task.id,
-        attempt=run.attempt,
-        lease_token=run.lease_token,
-        run_token=run_token(context.settings.secret, run.id, run.lease_token),
-        tenant=tenant.name,
-        tenant_id=tenant.id,
-        principal_id=principal.id,
-        owner=principal.hub_name,
-        queue=await session.scalar(select(Queue.path).where(Queue.id == task.queue_id)),
-        spec=stored_spec(task.spec),
-        card_class=run.card_class,
-        managed_by="spawner" if task.kind == TaskKind.WORKSPACE.value else "proxy",
-        checkpoint=await last_checkpoint(session, task.id, run.attempt),
-    )
+async def _add_graces(session: AsyncSession, answer: SyncAnswer) -> None:
+    """Give the orders to end a run the grace of its specification."""
+    asked = {cancel.run_id: cancel for cancel in answer.cancels if cancel.why != "stale"}
+    query = select(RunRow.id, TaskRow.spec).join(TaskRow, TaskRow.id == RunRow.task_id)
+    for start in range(0, len(asked), PIECE):
+        for row in await session.execute(query.where(RunRow.id.in_(list(asked)[start : start + PIECE]))):
+            asked[row.id].grace_seconds = stored_lifecycle(row.spec).grace_seconds
 
 
 def says_something(answer: SyncAnswer) -> bool:

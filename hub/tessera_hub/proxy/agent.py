@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import structlog
@@ -42,15 +42,11 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 15.0
-ACCEPT_MAX: Final = 100
-STARTED: Final = (Phase.RUNNING, Phase.SUSPENDED, Phase.UNKNOWN)
+SYNC_REST: Final = 10
+"""How many times as long as it took to put a report together passes before the next: a large cluster's takes a while."""
+LONGEST_REST: Final = 1.0
 SAMPLES_KEPT: Final = 5000
 """Samples of use that wait for the service; older ones are dropped."""
-
-
-def room_for_more(phases: Iterable[Phase]) -> int:
-    """Return how many more runs the Proxy takes: what has started is the engine's and no burden any more."""
-    return max(ACCEPT_MAX - sum(not phase.final and phase not in STARTED for phase in phases), 0)
 
 
 class Agent:
@@ -75,6 +71,11 @@ class Agent:
         self._changed = asyncio.Event()
         self._follower = Follower(connection, driver, self._changed)
         self._known_inventory: str | None = None
+        self._taking: dict[UUID, Lease] = {}
+        """Leases that are being taken up; until the driver lists their runs they are reported as what they are, RESERVED."""
+        self._gate = asyncio.Semaphore(driver.leases_at_once)
+        self._group = asyncio.TaskGroup()
+        self._next_report = 0.0
         self._queues_hash: str | None = None
         self.left_running = 0
 
@@ -91,7 +92,7 @@ class Agent:
         await self.driver.start(self.inputs)
         try:
             await self._begin_session()
-            async with asyncio.TaskGroup() as group:
+            async with self._group as group:
                 group.create_task(self._sync_for_ever())
                 group.create_task(self._follower.run())
                 group.create_task(self._measure_for_ever())
@@ -157,7 +158,13 @@ class Agent:
                 pause, wait = min(pause * 2, LONGEST_PAUSE, max(self._timers.sync_wait, 0.2)), 0.0
 
     async def _sync(self, wait: float) -> SyncAnswer:
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(max(self._next_report - clock(), 0))
+        began = clock()
+        taken = list(self._taking.values())  # first, so that one which is done meanwhile is in either
         runs = await self.driver.list_runs()
+        listed = {run.run_id for run in runs}
+        taking = [lease for lease in taken if lease.run_id not in listed]
         inventory = await self.driver.inventory()
         digest = _digest(inventory)
         self._seq += 1
@@ -166,10 +173,12 @@ class Agent:
             seq=self._seq,
             inventory_hash=digest,
             inventory=None if digest == self._known_inventory else inventory,
-            runs=[self._report(run) for run in runs],
+            runs=[*(self._report(run) for run in runs), *(_reserved(lease) for lease in taking)],
             queues_hash=self._queues_hash,
-            accept_max=room_for_more(run.phase for run in runs),
+            accept_max=max(self.driver.room(runs) - len(taking), 0),
         )
+        ended = clock()
+        self._next_report = ended + min(SYNC_REST * (ended - began), LONGEST_REST)
         # What changes here while the service waits is told at once, so that its picture never ages by a whole wait.
         call = asyncio.create_task(self.connection.sync(request, wait))
         self._changed.clear()
@@ -221,19 +230,25 @@ class Agent:
         for run_id in answer.forget:
             await self.driver.forget(run_id)
             self._follower.forget(run_id)
-        gate = asyncio.Semaphore(self.driver.leases_at_once)
-        await asyncio.gather(*(self._take(lease, gate) for lease in answer.leases))
+        for lease in answer.leases:  # beside the next syncs: they take a while, and what is done is told meanwhile
+            if lease.run_id not in self._taking:
+                self._taking[lease.run_id] = lease
+                self._group.create_task(self._take(lease))
         if answer.leases or answer.cancels or answer.forget or answer.suspends or answer.resumes:
             self._changed.set()
 
-    async def _take(self, lease: Lease, gate: asyncio.Semaphore) -> None:
-        async with gate:
-            try:
+    async def _take(self, lease: Lease) -> None:
+        try:
+            async with self._gate:
                 await self.driver.submit(lease, self.inputs(lease))
-            except DriverError as error:
-                log.warning("lease_not_taken", run=str(lease.run_id), code=error.code, error=error.message)
-                if not error.give_back:
+        except DriverError as error:
+            log.warning("lease_not_taken", run=str(lease.run_id), code=error.code, error=error.message)
+            if not error.give_back:
+                with suppress(httpx.HTTPError, CallError):  # the service gives the lease again
                     await self._refuse(lease, error)
+        finally:
+            self._taking.pop(lease.run_id, None)
+            self._changed.set()
 
     async def _refuse(self, lease: Lease, error: DriverError) -> None:
         """Tell that a run cannot even be taken up; nothing of it is here that could be followed."""
@@ -268,6 +283,11 @@ class Agent:
                 log.debug("usage_not_sent", error=repr(error))
             else:
                 waiting = []
+
+
+def _reserved(lease: Lease) -> RunReport:
+    """A run that is being taken up, so that its lease is not given once more meanwhile."""
+    return RunReport(run_id=lease.run_id, lease_token=lease.lease_token, phase=Phase.RESERVED, at=datetime.now(UTC))
 
 
 def _digest(inventory: Inventory) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 NAMESPACE: Final = UUID("5b0c9c0e-6a54-5a1c-8f0b-7e55e2a00001")
 LOG_PIECE: Final = 1 << 20
+FACTS_AT_ONCE: Final = 1000
+"""Facts of metering in one call."""
 MAX_OUTPUT_BYTES: Final = 10 << 30
 """Of all files of a run together."""
 NAMED: Final = 20
@@ -62,6 +65,8 @@ class Followed:
     """The end was told."""
     dead: bool = False
     """The service knows this run or lease no more."""
+    shown: NativeRun | None = None
+    """As which all of it was told."""
 
 
 def has_ended(run: NativeRun) -> bool:
@@ -88,7 +93,7 @@ class Follower:
         """Go on in a new session. What was metered is told again: the last call of the old one may have been lost."""
         self._epoch, self._timers = epoch, timers
         for one in self._known.values():
-            one.metered = 0
+            one.metered, one.shown = 0, None
 
     def end_is_known(self, run_id: UUID) -> bool:
         """Whether the service knows the end of the run, or the run no more."""
@@ -107,9 +112,17 @@ class Follower:
         """Follow until cancelled."""
         while True:
             runs = [run for run in await self.driver.list_runs() if not run.managed_by_spawner]
+            if not self.driver.carries:
+                runs = [run for run in runs if self._has_news(run)]
+            await self._meter_all(runs)
             busy = asyncio.Semaphore(8)
             await asyncio.gather(*(self._follow(run, busy) for run in runs))
             await asyncio.sleep(self._timers.log_interval)
+
+    def _has_news(self, run: NativeRun) -> bool:
+        """Whether anything of a run that nobody carries for has not been told as it is shown now."""
+        followed = self._known.get(run.run_id)
+        return followed is None or (not followed.told and (followed.shown is not run or has_ended(run)))
 
     async def _follow(self, run: NativeRun, busy: asyncio.Semaphore) -> None:
         followed = self._known.setdefault(run.run_id, Followed())
@@ -127,6 +140,7 @@ class Follower:
         async with busy:
             try:
                 await self._tell(run, followed)
+                followed.shown = run
             except httpx.HTTPError as error:
                 log.debug("follow_failed", run=str(run.run_id), error=repr(error))
             except StoreFullError:
@@ -137,7 +151,11 @@ class Follower:
     async def _tell(self, run: NativeRun, followed: Followed) -> None:
         ended = has_ended(run)
         if followed.phase is not run.phase and not ended:
-            await self._event(run, followed)
+            if self.driver.carries:
+                await self._event(run, followed)
+            else:  # the next report says it, of all runs at once
+                followed.phase = run.phase
+                self.changed.set()
         if followed.reason != run.reason and not ended:
             followed.reason = run.reason
             self.changed.set()  # the next report says it
@@ -184,7 +202,7 @@ class Follower:
             at=run.at,
         )
         notes = [self._note(run, reason_of(code, "", detail)) for code, detail in followed.notes.items()]
-        events = [*notes, event] if has_ended(run) else [event]
+        events = [*self._begun(run), *notes, event] if has_ended(run) else [event]
         answer = await self.connection.events(EventsRequest(epoch=self._epoch, events=events))
         followed.phase = run.phase
         if has_ended(run):
@@ -193,6 +211,13 @@ class Follower:
             followed.dead = True
             await self.driver.cancel(run.run_id, "stale", 0)
         self.changed.set()
+
+    def _begun(self, run: NativeRun) -> list[RunEvent]:
+        """That a run began, told once more with its end where only reports said it: they may have been too late for it."""
+        if self.driver.carries or not run.meter:
+            return []
+        at = datetime.fromtimestamp(run.meter[0].effective_at, UTC)
+        return [self._run_event(run, "begun", kind="phase", phase=Phase.RUNNING, native_id=run.native_id, at=at)]
 
     def _note(self, run: NativeRun, reason: Reason) -> RunEvent:
         return self._run_event(run, f"note/{reason.code}", kind="note", reason=reason, at=run.at)
@@ -219,6 +244,8 @@ class Follower:
         for stream in self.driver.streams(run.lease):
             offset = followed.offsets.get(stream)
             if offset is None:  # after a restart the service says where to go on
+                if not await self.driver.logs(run.run_id, stream, 0, 1):
+                    continue
                 offset = await self.connection.put_log(run.lease, stream, 0, b"")
             while data := await self.driver.logs(run.run_id, stream, offset, LOG_PIECE):
                 end = await self.connection.put_log(run.lease, stream, offset, data)
@@ -298,11 +325,30 @@ class Follower:
             os.close(descriptor)
         return None
 
+    async def _meter_all(self, runs: Sequence[NativeRun]) -> None:
+        """Tell the new facts of all runs together; what is refused together is told run by run."""
+        new = []
+        for run in runs:
+            followed = self._known.setdefault(run.run_id, Followed())
+            if not followed.told and not followed.dead and len(run.meter) > followed.metered:
+                new.append((run, followed))
+        with suppress(httpx.HTTPError, CallError):
+            await self._send_facts([fact for run, followed in new for fact in self._facts(run, followed)])
+            for run, followed in new:
+                followed.metered = len(run.meter)
+
     async def _meter(self, run: NativeRun, followed: Followed) -> None:
-        facts = run.meter[followed.metered :]
-        if not facts:
-            return
-        events = [
+        await self._send_facts(self._facts(run, followed))
+        followed.metered = len(run.meter)
+
+    async def _send_facts(self, facts: Sequence[MeterReport]) -> None:
+        for start in range(0, len(facts), FACTS_AT_ONCE):
+            some = list(facts[start : start + FACTS_AT_ONCE])
+            checkpoint = datetime.now(UTC).isoformat()
+            await self.connection.metering(MeteringRequest(epoch=self._epoch, checkpoint=checkpoint, events=some))
+
+    def _facts(self, run: NativeRun, followed: Followed) -> list[MeterReport]:
+        return [
             MeterReport(
                 run_id=run.run_id,
                 subject=fact.subject or run.uid,
@@ -313,8 +359,5 @@ class Follower:
                 source=self.driver.name,
                 evidence=fact.evidence,
             )
-            for fact in facts
+            for fact in run.meter[followed.metered :]
         ]
-        checkpoint = datetime.now(UTC).isoformat()
-        await self.connection.metering(MeteringRequest(epoch=self._epoch, checkpoint=checkpoint, events=events))
-        followed.metered = len(run.meter)

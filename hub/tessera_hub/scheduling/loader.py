@@ -31,6 +31,8 @@ from tessera_hub.store.tables import Cluster, RunChange, RunRow, TaskRow, Tenant
 _ROLES: Final = TypeAdapter(list[Role])
 _PIECE: Final = 5000
 PRICES_LAST_SECONDS: Final = 10.0
+PROMISED: Final = (Phase.RESERVED.value, Phase.DISPATCHED.value, Phase.PENDING.value)
+"""Phases in which a run holds nothing yet that a cluster's report could know: one that waits there is on no node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +273,7 @@ class SnapshotLoader:
                 cast(TaskRow.spec["roles"], Text).label("roles"),
             )
             .join(TaskRow, TaskRow.id == RunRow.task_id)
-            .where(RunRow.cluster_id.in_(clusters), RunRow.phase.in_((Phase.RESERVED.value, Phase.DISPATCHED.value)))
+            .where(RunRow.cluster_id.in_(clusters), RunRow.phase.in_(PROMISED))
             .subquery()
         )
         query = select(*each.c, func.count().label("runs")).group_by(*each.c).order_by(*each.c)

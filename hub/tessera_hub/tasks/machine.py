@@ -8,8 +8,8 @@ A repeat of the current phase is no transition. Source: docs/explanation/protoco
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import structlog
 from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from tessera_hub.quota.usage import deltas_for, give_back, path_to_root
 from tessera_hub.schemas.reasons import Reason
@@ -26,8 +27,13 @@ from tessera_hub.store.tables import RunChange, RunRow, TaskEventRow, TaskRow
 
 log = structlog.get_logger(__name__)
 
+_TOLD: Final = "tessera_phases"
+"""Key of a session's steps that are logged when they are committed."""
 _ENDS: Final = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.PREEMPTED})
 _ON_CLUSTER: Final = frozenset({Phase.PENDING, Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED, Phase.UNKNOWN})
+
+GOES_ON: Final = _ON_CLUSTER | {Phase.DISPATCHED}
+"""Phases at a cluster, in which a run keeps what it holds."""
 
 FOLLOWS: Final[Mapping[Phase, frozenset[Phase]]] = {
     # A reservation that was never taken up returns to the queue; so does a run whose Proxy gave it back unstarted.
@@ -90,6 +96,19 @@ async def lock_run(session: AsyncSession, run_id: UUID) -> tuple[RunRow, TaskRow
     return run, task
 
 
+async def lock_runs(session: AsyncSession, run_ids: Collection[UUID]) -> dict[UUID, tuple[RunRow, TaskRow]]:
+    """Return runs and tasks by id of the run, all locked, tasks first and in the order of their ids (no dead-lock).
+
+    The caller holds no lock of a run, a task or a quota yet. An id that is unknown is left out.
+    """
+    fresh = {"populate_existing": True}
+    wanted = select(RunRow.task_id).where(RunRow.id.in_(run_ids))
+    query = select(TaskRow).where(TaskRow.id.in_(wanted)).order_by(TaskRow.id).with_for_update()
+    tasks = {task.id: task for task in await session.scalars(query, execution_options=fresh)}
+    runs = select(RunRow).where(RunRow.id.in_(run_ids)).order_by(RunRow.task_id).with_for_update()
+    return {run.id: (run, tasks[run.task_id]) for run in await session.scalars(runs, execution_options=fresh)}
+
+
 async def transition(
     session: AsyncSession,
     run_id: UUID,
@@ -124,6 +143,40 @@ async def transition(
         return None
     if to not in FOLLOWS[before]:
         raise TransitionError("run.illegal_transition", f"run {run_id}: {before} cannot become {to}")
+    if to is Phase.QUEUED or to.final:
+        await release(session, run)
+    step = Step(to, actor, tuple(reasons), at, event_id, exit_code, native_id, detail or {})
+    return _move(session, run, task, step)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a run goes, see :func:`transition`."""
+
+    to: Phase
+    actor: str
+    reasons: tuple[Reason, ...] = ()
+    at: datetime | None = None
+    event_id: UUID | None = None
+    exit_code: int | None = None
+    native_id: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def advance(session: AsyncSession, run: RunRow, task: TaskRow, step: Step) -> Transition | None:
+    """Move a run that the caller has locked (:func:`lock_runs`) on at its cluster; None: it is there, or past it.
+
+    Only to a phase of :data:`GOES_ON`: an end and a return to the queue, which give something back, are :func:`transition`'s.
+    """
+    if step.to not in GOES_ON or step.to is Phase(run.phase) or step.to not in FOLLOWS[Phase(run.phase)]:
+        return None
+    return _move(session, run, task, step)
+
+
+def _move(session: AsyncSession, run: RunRow, task: TaskRow, step: Step) -> Transition:
+    """Write a step that is allowed; what it held was given back before, if it gives anything back."""
+    to, at, reasons = step.to, step.at, step.reasons
+    before = Phase(run.phase)
     now = datetime.now(UTC)
     # Engines tell a start to the second or by another clock: it is not before the phase it follows. An end may have been while
     # nothing was heard.
@@ -132,10 +185,10 @@ async def transition(
     run.phase, run.phase_at = to.value, moment
     if reasons or to in (Phase.RUNNING, Phase.SUCCEEDED):
         run.reasons = [r.model_dump(mode="json") for r in reasons]
-    if exit_code is not None:
-        run.exit_code = exit_code
-    if native_id is not None:
-        run.native_id = native_id
+    if step.exit_code is not None:
+        run.exit_code = step.exit_code
+    if step.native_id is not None:
+        run.native_id = step.native_id
     if to is Phase.UNKNOWN:
         run.unknown_since, run.phase_before_unknown = moment, before.value
     elif before is Phase.UNKNOWN:
@@ -143,38 +196,44 @@ async def transition(
     if to is Phase.RUNNING and run.started_at is None:
         run.started_at = moment
     if to is Phase.QUEUED:
-        await release(session, run)
         run.cluster_id = run.lease_token = run.card_class = run.reserved_at = run.expires_at = None
         # Whoever claimed it had the lease that is gone, and began nothing; the next one claims anew.
         run.claimed_by = run.claimed_at = None
         session.add(RunChange(run_id=run.id))
     if to.final:
         run.finished_at = max(moment, run.started_at or moment)
-        await release(session, run)
         session.add(RunChange(run_id=run.id))
     _mirror(task, run)
     session.add(
         TaskEventRow(
-            id=event_id or uuid4(),
+            id=step.event_id or uuid4(),
             task_id=task.id,
             run_id=run.id,
             at=moment,
             recorded_at=now,
-            actor=actor,
+            actor=step.actor,
             kind="phase",
             phase_from=before.value,
             phase_to=to.value,
             reason=reasons[0].model_dump(mode="json") if reasons else None,
-            detail=dict(detail or {}),
+            detail=dict(step.detail),
         )
     )
     announce(session, task, run)
     note(session, SCHEDULE)
-    told = {"task": str(task.id), "run": str(run.id), "phase_from": before.value, "phase": to.value, "actor": actor}
+    told = {"task": str(task.id), "run": str(run.id), "phase_from": before.value, "phase": to.value, "actor": step.actor}
     if reasons:
         told["reason"] = reasons[0].code
-    event.listen(session.sync_session, "after_commit", lambda _session: log.info("run_phase", **told), once=True)
+    waiting: list[dict[str, str]] = session.info.setdefault(_TOLD, [])
+    if not waiting:
+        event.listen(session.sync_session, "after_commit", _log_phases, once=True)
+    waiting.append(told)
     return Transition(run.id, task.id, before, to, moment)
+
+
+def _log_phases(session: Session) -> None:
+    for told in session.info.pop(_TOLD, ()):
+        log.info("run_phase", **told)
 
 
 def note_of(run: RunRow, task: TaskRow, why: Reason, *, actor: str, at: datetime, event_id: UUID | None = None) -> TaskEventRow:

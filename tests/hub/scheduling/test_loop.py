@@ -189,6 +189,23 @@ async def test_changes_reach_the_next_cycle(store: Store) -> None:
     assert await used(store, "lab") == 8000
 
 
+async def test_what_waits_in_a_cluster_for_a_node_holds_its_room(store: Store) -> None:
+    runs = await submit(store, 8)
+    scheduler = Scheduler(store, await lead(store), settings())
+    await scheduler.cycle()
+    late = await submit(store, 1)
+    for phase in (Phase.DISPATCHED, Phase.PENDING):
+        async with store.write() as session:
+            for run in runs:
+                await transition(session, run, phase, actor="cluster:here")
+        await scheduler.cycle()
+        assert await phases(store, late) == ["QUEUED"], f"no node knows of those that are {phase.value}"
+    async with store.write() as session:
+        await transition(session, runs[0], Phase.STARTING, actor="cluster:here")  # on a node, and in the cluster's own report
+    await scheduler.cycle()
+    assert await phases(store, late) == ["RESERVED"]
+
+
 async def test_a_planned_run_waits_for_its_time(store: Store) -> None:
     (run,) = await submit(store, 1, at=datetime.now(UTC) + timedelta(hours=1))
     scheduler = Scheduler(store, await lead(store), settings())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated
 
@@ -34,6 +35,9 @@ router = APIRouter(prefix="/proxies/{cluster}", tags=["proxies"])
 
 POLL_SECONDS = 2.0
 """How often a waiting sync looks without having been woken."""
+GATHER_SECONDS = 0.02
+GATHER_MOST_SECONDS = 0.5
+"""After a wake-up more changes are gathered for the first of these, or three times as long as a look takes, up to the second."""
 
 
 @router.post("/sessions")
@@ -58,15 +62,20 @@ async def sync(
     topic = cluster_topic(cluster_id)
     with context.store.notifier.subscribe(topic) as changes:
         while True:
+            began = time.monotonic()
             members = await dismiss_strangers(context, cluster_id)
             async with context.store.read() as session:
                 query = select(Cluster).where(Cluster.name == cluster).execution_options(populate_existing=True)
                 row = sessions.check((await session.scalars(query)).first(), token, body.epoch)
+                if row.last_seq > body.seq:  # its Proxy has reported anew: nobody waits for this answer any more
+                    return SyncAnswer(ack_seq=row.last_seq, inventory_hash=row.inventory_hash, next_wait=0.0)
                 answer = await orders(session, context, row, body, members, first=first)
-            left = deadline - time.monotonic()
+            now = time.monotonic()
+            left = deadline - now
             if says_something(answer) or first or left <= 0 or context.store.notifier.closing:
                 return answer
-            await changes.wait(min(left, POLL_SECONDS))
+            if await changes.wait(min(left, POLL_SECONDS)):
+                await asyncio.sleep(min(max(GATHER_SECONDS, 3 * (now - began)), GATHER_MOST_SECONDS))
 
 
 @router.post("/events")

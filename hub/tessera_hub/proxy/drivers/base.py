@@ -7,11 +7,11 @@ Proxy that was killed at any point comes back with the same knowledge. Source: d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 from uuid import UUID
 
 from tessera_hub.schemas.protocol import DesiredQueue, Inventory, Lease
@@ -25,6 +25,15 @@ Stream = str
 CancelReason = Literal["cancel", "stale", "preempt", "limit"]
 MeterAction = Literal["START", "PAUSE", "RESUME", "STOP"]
 Evidence = Literal["engine", "observed", "estimated"]
+
+
+UNSTARTED_MAX: Final = 100
+STARTED: Final = (Phase.RUNNING, Phase.SUSPENDED, Phase.UNKNOWN)
+
+
+def room_for_more(phases: Iterable[Phase]) -> int:
+    """Return how many more runs are taken where only their number counts: what has started is no burden any more."""
+    return max(UNSTARTED_MAX - sum(not phase.final and phase not in STARTED for phase in phases), 0)
 
 
 class DriverError(Exception):
@@ -161,6 +170,9 @@ class Driver(ABC):
     name: ClassVar[str]
     leases_at_once: ClassVar[int] = 1
     """How many runs are submitted side by side."""
+    carries: ClassVar[bool] = True
+    """Whether the Proxy brings what living runs print and write. Else something beside each run does, and the Proxy looks at a
+    run again only when it is shown anew."""
 
     @property
     @abstractmethod
@@ -207,6 +219,10 @@ class Driver(ABC):
     @abstractmethod
     async def list_runs(self) -> list[NativeRun]:
         """All runs of ours, finished ones too until :meth:`forget`."""
+
+    def room(self, runs: Sequence[NativeRun]) -> int:
+        """How many more runs it takes now, beside *runs*, which it listed; the service promises it no more."""
+        return room_for_more(run.phase for run in runs)
 
     def streams(self, lease: Lease) -> Sequence[Stream]:
         """The streams of a run that :meth:`logs` can show."""

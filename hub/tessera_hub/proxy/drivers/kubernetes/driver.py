@@ -22,19 +22,20 @@ from tessera_hub.proxy.drivers.base import CancelReason, Driver, DriverError, In
 from tessera_hub.proxy.drivers.couriers import runner_bytes
 from tessera_hub.proxy.drivers.datasets import told
 from tessera_hub.proxy.drivers.kubernetes import objects
+from tessera_hub.proxy.drivers.kubernetes.calls import LEASES_AT_ONCE, in_thread
 from tessera_hub.proxy.drivers.kubernetes.cards import Device, node_selection, resources_of
 from tessera_hub.proxy.drivers.kubernetes.checking import check_lease, never_started, of_api_error
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, has_shares
 from tessera_hub.proxy.drivers.kubernetes.kubelets import Kubelets
 from tessera_hub.proxy.drivers.kubernetes.making import kind_of, make_job
 from tessera_hub.proxy.drivers.kubernetes.mirror import QueueMirror
-from tessera_hub.proxy.drivers.kubernetes.options import ORDER, RUN, SITE, KubernetesOptions
+from tessera_hub.proxy.drivers.kubernetes.options import ORDER, KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.permissions import system_namespace
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
 from tessera_hub.proxy.drivers.kubernetes.ranks import living
-from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, Record, parsed
+from tessera_hub.proxy.drivers.kubernetes.record import JOB, SUSPENDS, Record, all_records, parsed
 from tessera_hub.proxy.drivers.kubernetes.tenants import make_namespace, own_subject
-from tessera_hub.proxy.drivers.kubernetes.tending import CALLS_AT_ONCE, Entry, Tender, in_thread, pods_of
+from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender, pods_of
 from tessera_hub.proxy.drivers.kubernetes.usage import UsageReader
 from tessera_hub.proxy.drivers.outcome import reason_of
 from tessera_hub.proxy.drivers.runrecords import Order
@@ -49,10 +50,16 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 """Longest pause between two looks at the runs."""
+LOOK_REST_SECONDS: Final = 0.05
+"""Shortest one: what changes at once is looked at at once."""
 LOOKS_AT_ONCE: Final = 8
 LOOK_AT_ALL_SECONDS: Final = 10.0
 """Pause between two looks at runs of which nothing has changed."""
 SYNC_SECONDS: Final = 60.0
+LEASES_MAX: Final = 200
+"""Leases that are taken at once: more would not be taken up before the service gives up waiting for them."""
+UNPLACED_MAX: Final = 2000
+"""Runs that wait for a node, whatever the nodes could take: the service's order counts, not the engine's."""
 T = TypeVar("T")
 
 
@@ -65,7 +72,8 @@ class KubernetesDriver(Driver):
     """
 
     name: ClassVar[str] = "kubernetes"
-    leases_at_once: ClassVar[int] = CALLS_AT_ONCE
+    leases_at_once: ClassVar[int] = LEASES_AT_ONCE
+    carries: ClassVar[bool] = False
 
     def __init__(self, options: KubernetesOptions, transport: Transport) -> None:
         self.options = options
@@ -124,7 +132,7 @@ class KubernetesDriver(Driver):
         self.features = await self._patiently(lambda: detect(self.transport))
         self.me = await self._patiently(lambda: own_subject(self.transport))
         await self.picture.start(volcano=self.features.jobs, seconds=SYNC_SECONDS)
-        for record in await self._patiently(self._records):
+        for record in await self._patiently(lambda: all_records(self.transport, self.options.prefix)):
             await self._adopt(record)
         self._tending = asyncio.create_task(self._tend_for_ever())
         self.mirror.start()
@@ -138,17 +146,6 @@ class KubernetesDriver(Driver):
                 if not error.unreachable or asyncio.get_running_loop().time() > deadline:
                     raise DriverError("cluster.unreachable", f"the API server does not serve us: {error}") from error
             await asyncio.sleep(0.5)
-
-    def _records(self) -> list[Record]:
-        found: list[Record] = []
-        for namespace in Collection(self.transport, objects.NAMESPACES).list(labels=f"{SITE}={self.options.prefix}"):
-            name = namespace["metadata"]["name"]
-            for secret in Collection(self.transport, objects.SECRETS).list(name, labels=f"{SITE}={self.options.prefix},{RUN}"):
-                try:
-                    found.append(parsed(secret))
-                except ValueError as error:
-                    log.warning("record_unreadable", secret=f"{name}/{secret['metadata']['name']}", error=str(error))
-        return found
 
     async def _adopt(self, record: Record) -> None:
         entry = self._enter(record)
@@ -188,6 +185,12 @@ class KubernetesDriver(Driver):
         shared = None if self.options.homes is None else self.options.homes.path
         datasets = told(self.options.datasets)
         return Inventory(pools=self.picture.pools(), environments=environments, datasets=datasets, shared_storage=shared)
+
+    def room(self, runs: Sequence[NativeRun]) -> int:
+        """So many as its nodes take pods, less those that have no node yet."""
+        parts = {run_id: entry.record.size for run_id, entry in self._entries.items()}
+        unplaced = sum(parts.get(run.run_id, 1) for run in runs if run.phase in (Phase.DISPATCHED, Phase.PENDING))
+        return max(min(min(self.picture.pod_slots(), UNPLACED_MAX) - unplaced, LEASES_MAX), 0)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class KubernetesDriver(Driver):
         Args:
             again: it may be there already; then nothing that was taken out of the settings since ends it.
         """
-        record = entry.record
+        record, entry.making = entry.record, True
         kind = kind_of(record, volcano=self.uses_volcano)
         jobs = Collection(self.transport, kind)
         try:
@@ -270,6 +273,8 @@ class KubernetesDriver(Driver):
             await self.tender.note(entry, {JOB: made["metadata"]["uid"]}, job_uid=made["metadata"]["uid"])
         except (ClusterApiError, ValueError) as error:
             raise of_api_error(error) from error
+        finally:
+            entry.making = False
         self._changed.set()
 
     async def _new_job(self, record: Record) -> dict[str, Any]:
@@ -327,9 +332,11 @@ class KubernetesDriver(Driver):
             changed, now = self.picture.changed_runs(), asyncio.get_running_loop().time()
             if every := now - at_all >= LOOK_AT_ALL_SECONDS:
                 at_all = now
-            living = [(str(run), entry) for run, entry in self._entries.items() if entry.record.end is None]
-            waiting = [entry for run, entry in living if every or not entry.is_settled or run in changed]
+            living = [entry for entry in self._entries.values() if entry.record.end is None and not entry.making]
+            waiting = [entry for entry in living if every or entry.name in changed or entry.is_due(now, LOOK_SECONDS)]
+            waiting.sort(key=lambda entry: entry.causes_at)  # who was not asked about for longest comes first
             await asyncio.gather(*(self.tender.tend(entry, gate) for entry in waiting))
+            await asyncio.sleep(LOOK_REST_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._changed.wait()

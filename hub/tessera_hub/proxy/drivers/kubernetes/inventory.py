@@ -81,6 +81,16 @@ def is_usable(node: Mapping[str, Any]) -> bool:
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or ())
 
 
+def _slots(node: Mapping[str, Any]) -> int:
+    return number((node.get("status") or {}).get("allocatable", {}).get("pods", 110))
+
+
+def free_slots(nodes: Iterable[Mapping[str, Any]], pods: Iterable[PodUse]) -> int:
+    """Return how many more pods the nodes take that take runs."""
+    taken = Counter(pod.node for pod in pods)
+    return sum(max(_slots(node) - taken[str(node["metadata"]["name"])], 0) for node in nodes if is_usable(node))
+
+
 def devices_of_node(node: Mapping[str, Any]) -> list[Device]:
     """Return the cards of a node."""
     amounts = _amounts((node.get("status") or {}).get("allocatable") or {}, up=False)
@@ -138,7 +148,7 @@ class _Gathered:
     ) -> None:
         allocatable = _amounts((node.get("status") or {}).get("allocatable") or {}, up=False)
         taken = Counter(ours) + Counter(others)
-        room = number((node.get("status") or {}).get("allocatable", {}).get("pods", 110)) > taken["pods"]
+        room = _slots(node) > taken["pods"]
         for dimension in ("cpu", "memory"):
             total = allocatable.get(dimension, 0)
             free = max(total - taken[dimension], 0) if room else 0

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.kubernetes import objects
-from tessera_hub.proxy.drivers.kubernetes.inventory import PodUse, pools_of, use_of
+from tessera_hub.proxy.drivers.kubernetes.inventory import PodUse, free_slots, pools_of, use_of
 from tessera_hub.proxy.drivers.kubernetes.options import RUN, SITE, KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.ranks import by_rank
 from tessera_hub.proxy.drivers.kubernetes.record import Record
@@ -39,6 +39,7 @@ class Picture:
         self._groups_of: dict[str, Document] = {}
         self._touched: set[str] = set()
         self._pools: list[Pool] = []
+        self._slots = 0
         self._pools_until = 0.0
         ours = f"{SITE}={options.prefix},{RUN}"
         self._nodes = Mirror(transport, objects.NODES, keep=without_bulk, changed=self._wake)
@@ -89,10 +90,16 @@ class Picture:
         """The nodes that take runs, less what pods hold; so old at most that computing it takes a small part of the time."""
         began = time.monotonic()
         if began >= self._pools_until:
-            self._pools = pools_of(self._nodes.all(), list(self._use.values()))
+            nodes, use = self._nodes.all(), list(self._use.values())
+            self._pools, self._slots = pools_of(nodes, use), free_slots(nodes, use)
             ended = time.monotonic()
             self._pools_until = ended + POOLS_REST * (ended - began)
         return self._pools
+
+    def pod_slots(self) -> int:
+        """How many more pods these nodes take, as of the same moment."""
+        self.pools()
+        return self._slots
 
     def job(self, record: Record) -> tuple[Kind, Document] | None:
         """The job of a run."""

@@ -14,13 +14,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
+import structlog
+
 from tessera_hub.proxy.drivers.base import Evidence, MeterAction
-from tessera_hub.proxy.drivers.kubernetes.objects import lease_of
-from tessera_hub.proxy.drivers.kubernetes.options import END, ORDER
+from tessera_hub.proxy.drivers.kubernetes.objects import NAMESPACES, SECRETS, lease_of
+from tessera_hub.proxy.drivers.kubernetes.options import END, ORDER, RUN, SITE
 from tessera_hub.proxy.drivers.runrecords import End, Order, moment, read_end
 from tessera_hub.schemas.protocol import Lease
 from tessera_hub.schemas.reasons import Reason
 from tessera_hub.schemas.tasks import TaskKind
+from volcano_client.collection import Collection
+from volcano_client.transport import Transport
+
+log = structlog.get_logger(__name__)
 
 SUSPENDS: Final = "tessera.io/suspends"
 JOB: Final = "tessera.io/job"
@@ -106,6 +112,24 @@ def parsed(secret: Mapping[str, Any]) -> Record:
             found = replace(found, end=read_end(lease, json.loads(text)))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{found.name}: {error!r}") from error
+    return found
+
+
+def all_records(transport: Transport, prefix: str) -> list[Record]:
+    """Return the records in all namespaces of a prefix that can be read.
+
+    Raises:
+        ClusterApiError: refused or unreachable.
+    """
+    found: list[Record] = []
+    secrets = Collection(transport, SECRETS)
+    for namespace in Collection(transport, NAMESPACES).list(labels=f"{SITE}={prefix}"):
+        name = namespace["metadata"]["name"]
+        for secret in secrets.list(name, labels=f"{SITE}={prefix},{RUN}"):
+            try:
+                found.append(parsed(secret))
+            except ValueError as error:
+                log.warning("record_unreadable", secret=f"{name}/{secret['metadata']['name']}", error=str(error))
     return found
 
 

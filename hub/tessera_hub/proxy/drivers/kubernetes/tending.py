@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import structlog
 
@@ -19,6 +18,7 @@ from tessera_hub.proxy.drivers.base import NativeRun
 from tessera_hub.proxy.drivers.couriers import progress_of
 from tessera_hub.proxy.drivers.foreign import read_foreign
 from tessera_hub.proxy.drivers.kubernetes import lostnodes, objects, ranks, standing
+from tessera_hub.proxy.drivers.kubernetes.calls import in_thread
 from tessera_hub.proxy.drivers.kubernetes.objects import KILL_SLACK_SECONDS
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, END, ORDER, RECORD
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
@@ -29,7 +29,7 @@ from tessera_hub.proxy.drivers.runrecords import End, Order, end_document
 from tessera_hub.schemas.tasks import Phase, Progress, TaskKind
 from volcano_client.collection import Collection
 from volcano_client.errors import ClusterApiError
-from volcano_client.pending import Cause, causes_of_event, causes_of_pod_group
+from volcano_client.pending import Cause, causes_of_event, causes_of_pod, causes_of_pod_group
 from volcano_client.phases import PodGroupPhase
 from volcano_client.transport import Transport
 
@@ -37,18 +37,14 @@ log = structlog.get_logger(__name__)
 
 EVENTS_SECONDS: Final = 2.0
 """How long a run waits before events are asked why, and the pause between two such looks."""
-EVENTS_AT_ONCE: Final = 2
-"""Runs whose events are looked for side by side: the API server goes through all events of a namespace for each."""
+EVENTS_REST: Final = 20
+"""How many times as long as a look at events took passes before the next: the API server goes through all of a namespace."""
 TOLD_SECONDS: Final = 0.8
 """Pause between two readings of what a courier told."""
-CALLS_AT_ONCE: Final = 16
-"""Calls of the API server side by side."""
 LOST_SECONDS: Final = 5.0
 """A job that is not in the watch's picture this long after it was made is gone."""
 CHECKPOINT_SECONDS: Final = 20
 """For what a program saved that was ended in its first moments."""
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -70,15 +66,20 @@ class Entry:
     """When the Deployment of a service was looked at last."""
     is_settled: bool = False
     """It runs, and nothing is to be done about it before something changes."""
+    looked_at: float = 0.0
+    """When it was looked at last; 0: it is to be looked at now."""
+    making: bool = False
+    """Its job is being made: nothing is looked at before that is written down."""
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    name: str = ""
+    """The run's id as its pods have it."""
 
+    def __post_init__(self) -> None:
+        self.name = str(self.record.lease.run_id)
 
-_CALLS: Final = ThreadPoolExecutor(CALLS_AT_ONCE, "api")
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    """Run a blocking call of the API, beside the few threads that serve everything else."""
-    return await asyncio.get_running_loop().run_in_executor(_CALLS, call)
+    def is_due(self, now: float, seconds: float) -> bool:
+        """Whether it is to be looked at although nothing of it has changed in Kubernetes, since its last look is so old."""
+        return not self.is_settled and now - self.looked_at >= seconds
 
 
 def pods_of(seen: Seen) -> list[Mapping[str, Any]]:
@@ -115,7 +116,8 @@ class Tender:
         self.gang_seconds = gang_seconds
         self.missing_seconds = missing_seconds
         self.picture = picture
-        self._asking = asyncio.Semaphore(EVENTS_AT_ONCE)
+        self._asking = asyncio.Lock()
+        self._next_asking = 0.0
 
     def seen(self, record: Record, entry: Entry | None = None) -> Seen:
         """What Kubernetes shows of a run, and what was read of it."""
@@ -152,10 +154,10 @@ class Tender:
     async def _look(self, entry: Entry) -> None:
         if entry.record.lease.managed_by == "spawner" or entry.record.end is not None:
             return
+        entry.is_settled, entry.looked_at = False, asyncio.get_running_loop().time()
         if entry.record.is_service:
             await look_at_service(self, entry)
             return
-        entry.is_settled = False
         record, seen = entry.record, self.seen(entry.record, entry)
         if record.order is not None:
             await self._enforce(entry, record.order, seen)
@@ -325,10 +327,15 @@ class Tender:
         return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
 
     async def look_for_causes(self, entry: Entry, seen: Seen) -> None:
-        """Read why it waits, now and then."""
-        if asyncio.get_running_loop().time() - entry.causes_at > EVENTS_SECONDS and not self._asking.locked():
+        """Read why it waits, now and then; of many that wait, one after the other."""
+        now = asyncio.get_running_loop().time()
+        if any(cause.kind != "starting" for pod in pods_of(seen) for cause in causes_of_pod(pod)):
+            return  # the pod says it itself
+        if now - entry.causes_at > EVENTS_SECONDS and now >= self._next_asking and not self._asking.locked():
             async with self._asking:
                 await self._look_at_events(entry, seen)
+            ended = asyncio.get_running_loop().time()
+            self._next_asking = ended + EVENTS_REST * (ended - now)
 
     async def listen_now_and_then(self, entry: Entry, seen: Seen) -> None:
         """Read the last line of the courier."""
@@ -359,7 +366,7 @@ class Tender:
         change = {"metadata": {"annotations": dict(annotations)}}
         await in_thread(lambda: Collection(self.transport, objects.SECRETS).patch(record.name, change, record.namespace))
         entry.record = replace(entry.record, **changed)
-        entry.is_settled = False
+        entry.is_settled, entry.looked_at = False, 0.0
 
     async def conclude(self, entry: Entry, end: End) -> None:
         """Write the end down, then let Kubernetes forget the pod."""
