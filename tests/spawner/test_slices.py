@@ -125,7 +125,9 @@ def test_a_person_starts_a_workspace_on_a_slice_and_proves_its_limits_in_a_cell(
     jupyter = Jupyter(f"{pods.hub.url}/user/ben/", token_of(pods.hub.here, "ben", ["access:servers!user"]))
     jupyter.save_notebook("proof.ipynb", cell())
     page.goto(f"{pods.hub.url}/user/ben/lab/tree/proof.ipynb?reset")
-    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click(timeout=60_000)
+    # Whoever is quicker than the kernel is asked which it shall be.
+    expect(page.get_by_text(re.compile(r"\| Idle"))).to_be_visible(timeout=60_000)
+    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
     page.keyboard.press("Control+Enter")
     expect(page.locator(".jp-OutputArea-output")).to_contain_text("of its time", timeout=90_000)
     proved(page.locator(".jp-OutputArea-output").inner_text(), 8192)
