@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from tessera_hub.cards import CATALOGUE
 from tessera_hub.i18n import gettext as _
 from tessera_hub.installation import Installation, InstallationError
 
@@ -17,12 +18,20 @@ def valid_cards(entries: tuple[str, ...]) -> list[str]:
     """Return the entries of ``--simulate-cards``, one for each class.
 
     Raises:
-        InstallationError: not of the form ``2xA100-80G``.
+        InstallationError: not of the form ``2xA100-80G``, or a class that the catalogue lacks or that occurs twice. The Proxy
+            would refuse it, too, but only once all has started.
     """
     found = [part.strip() for entry in entries for part in entry.split(",") if part.strip()]
+    seen = set[str]()
     for part in found:
         if not re.match(SIMULATED, part):
             raise InstallationError(_("{value} is not a number of cards.", value=part), _("Write for example 2xA100-80G."))
+        name = part.partition("x")[2]
+        if name not in CATALOGUE:
+            raise InstallationError(_("There is no card {name}.", name=name), _("Known: {models}.", models=", ".join(CATALOGUE)))
+        if name in seen:
+            raise InstallationError(_("Card {name} occurs twice.", name=name), _("Write each card once, with its number."))
+        seen.add(name)
     return found
 
 

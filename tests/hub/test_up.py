@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tessera_hub.installation import InstallationError
+from tessera_hub.up_options import valid_cards
 from tests.browser.running import RunningHub, free_port
 
 
@@ -44,6 +46,15 @@ def test_a_wrong_option_is_refused_with_the_way_and_nothing_starts(folder: Path,
     assert (done.returncode, says in done.stderr) == (2, True), done.stderr
     assert not (folder / "logs").exists()
     assert says not in up(folder, *options, language="zh_CN").stderr
+
+
+def test_simulated_cards_are_those_of_the_catalogue_each_once() -> None:
+    assert valid_cards(("2xA100-80G, 1xT4-16G", "8xL4-24G")) == ["2xA100-80G", "1xT4-16G", "8xL4-24G"]
+    with pytest.raises(InstallationError, match=r"There is no card A100\.") as unknown:
+        valid_cards(("2xA100",))
+    assert "A100-40G, A100-80G" in unknown.value.hint
+    with pytest.raises(InstallationError, match=r"Card A100-80G occurs twice\."):
+        valid_cards(("2xA100-80G", "1xA100-80G"))
 
 
 def test_currency_zone_and_address_are_kept_and_the_currency_cannot_change() -> None:
