@@ -30,7 +30,7 @@ from tessera_hub.tasks.reasons import reason
 from tessera_spawner.failures import StartRefused, WorkspaceStartError
 from tessera_spawner.options import OptionErrors, WorkspaceOptions
 from tessera_spawner.progress import STEPS, Notice, describe
-from tessera_spawner.reservation import ReservationClient, ReservationError
+from tessera_spawner.reservation import ReservationClient, ReservationError, trusted
 
 REPORT_PAUSES_SECONDS: Final = (0.5, 2.0, 5.0, 15.0, 30.0)
 ANSWER_PAUSE_SECONDS: Final = 0.2
@@ -168,7 +168,9 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         try:
             self.apply_reservation(reservation)
             self._note("reserved")
-            await self._send(reservation, "STARTING")
+            both = self._send(reservation, "STARTING"), self.look_around(reservation)
+            for failed in filter(None, await asyncio.gather(*both, return_exceptions=True)):
+                raise failed
             self._note("starting")
             began = datetime.now(UTC)
             address = await super().start()
@@ -205,7 +207,7 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         base = address if isinstance(address, str) else f"http://{address[0]}:{address[1]}"
         url = f"{base.rstrip('/')}{self.server.base_url if self.server else '/'}api"
         check = time.monotonic() + WITHDRAWN_CHECK_SECONDS
-        async with httpx.AsyncClient(timeout=5.0) as client:
+        async with httpx.AsyncClient(timeout=5.0, verify=trusted()) as client:
             while True:
                 if time.monotonic() >= check:
                     await self._check_withdrawn(reservation)
@@ -257,6 +259,9 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         role = reservation.spec.roles[0].resources
         self.cpu_limit = role.cpu_millicores / 1000
         self.mem_limit = role.memory_mib * 1024 * 1024
+
+    async def look_around(self, reservation: Reservation) -> None:
+        """Ask the engine what has to be known of it before the start, while the service is told; nothing is started yet."""
 
     def native_id(self) -> str:
         """Return what identifies the server at its engine."""

@@ -250,6 +250,18 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
 
     # -- the start
 
+    async def look_around(self, reservation: Reservation) -> None:
+        """Look how the cluster hands out its cards, and whether Volcano is there.
+
+        Raises:
+            SpawnException: the API server refuses, or the cluster has no such cards.
+        """
+        try:
+            await self._take_cards(reservation)
+            await self._take_queue(reservation)
+        except ApiException as error:
+            raise self._refused(_of_api_error(error), 503) from error
+
     async def _start(self) -> Any:
         """Make the pod and wait until it runs; meanwhile see whether it still can, and whether it is still wanted.
 
@@ -261,8 +273,6 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
             return await super()._start()
         self._pod = None
         try:
-            await self._take_cards(reservation)
-            await self._take_queue(reservation)
             self._keep_state()
             work, watch = asyncio.ensure_future(super()._start()), asyncio.ensure_future(self._watch(reservation))
             try:
