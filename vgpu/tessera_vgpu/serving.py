@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Thread
@@ -11,6 +12,7 @@ from typing import Any, Final
 import grpc
 
 from tessera_vgpu.asking import RESOURCE
+from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.kubelet_api import PLUGIN_VERSION, REGISTER, plugin
 from tessera_vgpu.plugin import DevicePlugin
 
@@ -25,12 +27,16 @@ class PluginServer:
 
     Args:
         poll_s: how often it looks; the kubelet rejects waiting pods for good if a plugin is away too long.
+        failed: told why the service ended before :meth:`stop`: ``plugin.folder``, or what nothing expected.
     """
 
-    def __init__(self, device_plugin: DevicePlugin, poll_s: float = 0.3) -> None:
+    def __init__(
+        self, device_plugin: DevicePlugin, poll_s: float = 0.3, failed: Callable[[BaseException], None] = lambda _error: None
+    ) -> None:
         self._plugin = device_plugin
         self._kubelet = device_plugin.kubelet
         self._poll_s = poll_s
+        self._failed = failed
         self._stop = Event()
         self.registered = Event()
         """Set once the kubelet has taken the plugin."""
@@ -52,6 +58,12 @@ class PluginServer:
         return self._kubelet.plugins / ENDPOINT
 
     def _run(self) -> None:
+        try:
+            self._keep_registered()
+        except BaseException as error:  # noqa: BLE001  # an agent without its plugin would look well and serve nobody
+            self._failed(error)
+
+    def _keep_registered(self) -> None:
         server: grpc.Server | None = None
         known: tuple[int, int] | None = None
         while not self._stop.is_set():
@@ -69,10 +81,19 @@ class PluginServer:
         self.socket.unlink(missing_ok=True)
 
     def _serve(self) -> grpc.Server:
-        self.socket.unlink(missing_ok=True)
         server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="device-plugin"))
         server.add_generic_rpc_handlers((self._plugin.handler(),))
-        server.add_insecure_port(f"unix://{self.socket}")
+        try:
+            self.socket.unlink(missing_ok=True)
+            server.add_insecure_port(f"unix://{self.socket}")
+        except (OSError, RuntimeError) as error:
+            raise VgpuError(
+                "plugin.folder",
+                "The kubelet's folder for plugins {folder} cannot be used: {reason}.",
+                "Name that folder of this node with --kubelet-plugins.",
+                folder=self._kubelet.plugins,
+                reason="there is no such folder" if not self._kubelet.plugins.is_dir() else error,
+            ) from error
         server.start()
         return server
 

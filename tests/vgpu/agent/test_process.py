@@ -157,6 +157,7 @@ def test_a_missing_device_node_keeps_the_container_from_starting_and_says_why(no
         (("--contexts", "300"), "No card of this node can be shared"),
         (("--driver-dir", "/nowhere"), "libcuda.so.1 is not in /nowhere"),
         (("--listen", "somewhere"), "somewhere"),
+        (("--kubelet-plugins", "/nowhere"), "/nowhere cannot be used: there is no such folder. Name that folder of this node"),
     ],
 )
 def test_what_it_lacks_it_says_and_ends(make_node: Callable[..., Node], options: tuple[str, ...], text: str) -> None:

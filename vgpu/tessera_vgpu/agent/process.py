@@ -157,7 +157,7 @@ class Agent:
             _container(mounts, simulated),
             self._driver.topology(),
         )
-        self._server = PluginServer(self._plugin)
+        self._server = PluginServer(self._plugin, failed=self._end)
         self._findings: SimpleQueue[tuple[Finding, Owner]] = SimpleQueue()
         self._watch = Watch(
             Sources(self._store, self._driver),
@@ -233,10 +233,14 @@ class Agent:
                 last = str(error)
             except BaseException as error:
                 LOG.exception("the node agent ends")
-                self._failed = error
-                self._stop.set()
+                self._end(error)
                 raise
             self._stop.wait(seconds)
+
+    def _end(self, error: BaseException) -> None:
+        """Let :meth:`run` end with this."""
+        self._failed = error
+        self._stop.set()
 
     def _look(self) -> None:
         self._looks += 1
