@@ -312,3 +312,15 @@ def test_stranded_counts_what_typical_requests_cannot_use() -> None:
     assert TYPICAL.stranded(0, 0, GIB80) == 0
     with pytest.raises(VgpuError, match="sum to 90"):
         Workload([Typical(50, 90)])
+
+
+def test_a_model_that_is_not_here_is_refused_with_those_that_are() -> None:
+    with pytest.raises(VgpuError, match=r"no card A100\. Here there are: A100-80G, T4-16G\."):
+        choose([card("a"), card("b", model="T4-16G"), card("c")], Request(10, model="A100"))
+
+
+def test_memory_that_nobody_can_have_is_named_alone() -> None:
+    with pytest.raises(VgpuError, match=r"^0 MiB cannot be given\. Ask for at least 1 MiB\.$"):
+        Request(10, 0)
+    with pytest.raises(VgpuError, match=r"^0 hundredths of a card on at most 1 cards cannot be given\."):
+        Request(0)

@@ -33,6 +33,17 @@ def test_in_a_slice_of_simulated_cards_the_limit_is_proved() -> None:
     assert "1.00 of a card, up to 1.00; 0 of 3072 MiB in use" in text
 
 
+def test_without_an_amount_of_memory_a_slice_has_what_the_card_gives() -> None:
+    program = (sys.executable, "-c", "import tessera_vgpu; print(tessera_vgpu.self_test(seconds=0.2)[0])")
+    done = tessera("vgpu", "simulate", "--cards", "A100-80G", "--compute", "30", "--", *program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("passed: GPU-")
+    assert "80962 MiB" in done.stdout
+    refused = tessera("vgpu", "simulate", "--cards", "A100-80G", "--memory", "800GiB", "--", "true")
+    assert refused.returncode == 2
+    assert "A slice of a card A100-80G has at most 80962 MiB, not 819200." in refused.stderr
+
+
 def test_what_other_programs_of_the_slice_have_is_counted(make_slice: Callable[..., Slice]) -> None:
     slice_ = make_slice(mib=501)
     worker = slice_.start("told")
@@ -57,5 +68,5 @@ def test_where_nothing_enforces_the_slice_the_test_says_so(make_slice: Callable[
 
 
 def test_outside_of_a_slice_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(VgpuError, match="cannot be read"):
+    with pytest.raises(VgpuError, match=r"This program has no slice of a card: .*limits is not there\."):
         tessera_vgpu.slice(tmp_path)

@@ -64,7 +64,9 @@ def test_what_cannot_be_given_stays_pending_says_why_and_starts_when_it_can(kube
     kubernetes.seen("half")
     kubernetes.seen("other")
     kubernetes.create("large", 85, 1000)
-    kubernetes.wait(lambda: "This node has not enough left for 85 centi-cards" in kubernetes.events("large"), 30, "the reason")
+    kubernetes.wait(
+        lambda: "This node has not enough left for 85 hundredths of a card" in kubernetes.events("large"), 30, "the reason"
+    )
     assert kubernetes.pod("large")["status"]["phase"] == "Pending"
     kubernetes.delete("half")
     kubernetes.plugin.reconcile()

@@ -210,7 +210,7 @@ def test_a_full_node_says_so_and_serves_when_a_pod_ends(node: Node) -> None:
         node.run(name, 60)
     pod = node.api.add("three", None)
     ids, answer = node.kubelet.admit(pod, "main", 60)
-    with pytest.raises(grpc.RpcError, match="This node has not enough left for 60 centi-cards"):
+    with pytest.raises(grpc.RpcError, match="This node has not enough left for 60 hundredths of a card"):
         node.kubelet.pre_start(ids)
     node.api.pods["uid-one"]["status"]["phase"] = "Succeeded"
     assert node.plugin.reconcile() == 1
@@ -225,6 +225,15 @@ def test_a_request_over_two_cards(node: Node) -> None:
     limits = read_limits(seen(answer)["/run/tessera/limits"])[1]
     assert [(c.uuid, c.compute_request_centi) for c in limits.cards] == [("GPU-a", 30), ("GPU-b", 30)]
     assert sum(c.memory_limit_bytes for c in limits.cards) == 20001 << 20
+
+
+def test_more_than_a_card_needs_the_word_for_it(node: Node) -> None:
+    for more in ({}, {"limit": "200"}):
+        with pytest.raises(VgpuError, match="150 hundredths of a card do not come from at most 1 cards") as caught:
+            asked(node.api.add("one", None, **more), ["main"], 150)
+        assert caught.value.hint == 'More than one card needs the annotation vgpu.tessera.io/max-cards: "2".'
+    request, terms = asked(node.api.add("one", None, max_cards="2", limit="200"), ["main"], 150)
+    assert (request.max_cards, terms.limit_centi_cards) == (2, 200)
 
 
 def test_a_wrong_annotation_is_shown_to_the_person(node: Node) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tessera_hub.cli.vgpu import command
 from tessera_vgpu.bindings import Owner, Terms
 from tessera_vgpu.cards import new_card
 from tessera_vgpu.catalogue import load
@@ -80,7 +82,7 @@ def test_it_speaks_chinese(state: Path, tmp_path: Path) -> None:
     refused = tessera("vgpu", "status", "--state-dir", str(tmp_path / "nowhere"), language="zh_CN")
     assert refused.returncode == 2
     assert "无法读取节点代理的目录" in refused.stderr
-    assert "请以 root 身份在有卡的节点上运行" in refused.stderr
+    assert "请在运行 tessera vgpu agent 的卡节点上以 root 执行" in refused.stderr
 
 
 def test_a_page_of_nonsense_is_a_remark(state: Path) -> None:
@@ -141,3 +143,23 @@ def test_an_unknown_card_and_an_unknown_program_are_named() -> None:
     missing = tessera("vgpu", "simulate", "--cards", "T4-16G", "--", "/nowhere/program")
     assert missing.returncode == 2
     assert "/nowhere/program cannot be started: No such file or directory" in missing.stderr
+
+
+def test_where_no_agent_is_status_and_resize_say_so(tmp_path: Path) -> None:
+    shown = tessera("vgpu", "status", "--state-dir", str(tmp_path))
+    assert shown.returncode == 2
+    assert "cannot be read: No such file or directory. Run this as root on the node" in " ".join(shown.stderr.split())
+    nothing = tessera("vgpu", "resize", "lab/train", "--state-dir", str(tmp_path))
+    assert nothing.returncode == 2
+    assert "Say what to change: --memory, --limit or --weight." in nothing.stderr
+
+
+@pytest.mark.parametrize(("option", "text"), [("--token-file", None), ("--ca-file", None), ("--ca-file", "no certificate")])
+def test_an_agent_names_the_file_that_it_cannot_use(tmp_path: Path, option: str, text: str | None) -> None:
+    file = tmp_path / "file"
+    if text is not None:
+        file.write_text(text)
+    reason = "No such file or directory" if text is None else "it holds no certificate"
+    refused = CliRunner().invoke(command, ["agent", "--node", "n", "--state-dir", str(tmp_path), option, str(file)])
+    assert refused.exit_code == 1
+    assert f"{file} of {option} cannot be used: {reason}." in refused.stderr

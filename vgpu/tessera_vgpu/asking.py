@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from tessera_vgpu.bindings import Terms
+from tessera_vgpu.catalogue import CENTI_CARDS_PER_CARD
 from tessera_vgpu.choosing import Request
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.pages import DeviceMode
@@ -41,7 +42,7 @@ def asked(pod: Mapping[str, Any], containers: Iterable[str], centi_cards: int) -
         centi_cards: the number of device ids.
 
     Raises:
-        VgpuError: ``request.annotation``, ``request.quantity``, ``request.amount``.
+        VgpuError: ``request.annotation``, ``request.quantity``, ``request.amount``, ``request.cards``.
     """
     names = set(containers)
     spec = pod["spec"]
@@ -64,7 +65,17 @@ def asked(pod: Mapping[str, Any], containers: Iterable[str], centi_cards: int) -
         exclusive=_choice(notes, "exclusive", {"true": True, "false": False}, "false"),
         model=notes.get("card-model"),
     )
-    limit = _number(notes, "limit", centi_cards, centi_cards, 100 * request.max_cards)
+    if centi_cards > CENTI_CARDS_PER_CARD * request.max_cards:
+        raise VgpuError(
+            "request.cards",
+            "{centi_cards} hundredths of a card do not come from at most {max_cards} cards.",
+            'More than one card needs the annotation {name}: "{count}".',
+            centi_cards=centi_cards,
+            max_cards=request.max_cards,
+            name=PREFIX + "max-cards",
+            count=-(-centi_cards // CENTI_CARDS_PER_CARD),
+        )
+    limit = _number(notes, "limit", centi_cards, centi_cards, CENTI_CARDS_PER_CARD * request.max_cards)
     terms = Terms(
         limit_centi_cards=limit,
         priority_class=_number(notes, "priority", 0, 0, 1000),

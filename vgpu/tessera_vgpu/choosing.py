@@ -43,15 +43,17 @@ class Request:
 
     def __post_init__(self) -> None:
         whole = self.mode is not Mode.WHOLE or self.centi_cards % CENTI_CARDS_PER_CARD == 0
-        memory = self.memory_mib is None or self.memory_mib >= 1
-        if not (1 <= self.centi_cards <= MOST_CARDS * CENTI_CARDS_PER_CARD and self.max_cards >= 1 and whole and memory):
+        if not (1 <= self.centi_cards <= MOST_CARDS * CENTI_CARDS_PER_CARD and self.max_cards >= 1 and whole):
             raise VgpuError(
                 "request.amount",
-                "{centi_cards} centi-cards, {memory_mib} MiB on at most {max_cards} cards cannot be given.",
-                "Ask for at least 1 centi-card and 1 MiB; whole cards come in multiples of 100 centi-cards.",
+                "{centi_cards} hundredths of a card on at most {max_cards} cards cannot be given.",
+                "Ask for at least 1; whole cards come in multiples of 100.",
                 centi_cards=self.centi_cards,
-                memory_mib=self.memory_mib,
                 max_cards=self.max_cards,
+            )
+        if self.memory_mib is not None and self.memory_mib < 1:
+            raise VgpuError(
+                "request.amount", "{memory_mib} MiB cannot be given.", "Ask for at least 1 MiB.", memory_mib=self.memory_mib
             )
 
 
@@ -79,8 +81,9 @@ def choose(cards: Sequence[Card], request: Request, topology: Topology | None = 
         raise VgpuError(
             "placement.no_model",
             "This node has no card {model}.",
-            "Ask for a model that the cluster has, or for any.",
+            "Here there are: {models}. Ask for one that a node has, or for any.",
             model=request.model or "",
+            models=", ".join(sorted({card.model for card in cards})) or "-",
         )
     suitable = [card for card in of_model if _suits(card, request)]
     if not suitable:
@@ -100,15 +103,15 @@ def choose(cards: Sequence[Card], request: Request, topology: Topology | None = 
     if _place(idle, request, topology, workload) is None:
         raise VgpuError(
             "placement.never",
-            "{centi_cards} centi-cards and {memory_mib} MiB do not fit on this node, even if it were idle.",
-            "Ask for less, or let it be split over more cards.",
+            "{centi_cards} hundredths of a card and {memory_mib} MiB do not fit on this node, even if it were idle.",
+            "Ask for less, or let it be split over more cards by vgpu.tessera.io/max-cards.",
             centi_cards=request.centi_cards,
             memory_mib=memory,
         )
     raise VgpuError(
         "placement.no_room",
-        "This node has not enough left for {centi_cards} centi-cards and {memory_mib} MiB.",
-        "Wait until others end, ask for less, or let it be split over more cards.",
+        "This node has not enough left for {centi_cards} hundredths of a card and {memory_mib} MiB.",
+        "Wait until others end, ask for less, or let it be split over more cards by vgpu.tessera.io/max-cards.",
         centi_cards=request.centi_cards,
         memory_mib=memory,
     )

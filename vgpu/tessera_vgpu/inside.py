@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tessera_vgpu.calling import call, context_on, driver, plain, shown
+from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.pages import DeviceMode, read_limits, read_usage
 from tessera_vgpu.spinning import time_centi
 
@@ -118,9 +119,16 @@ def slice(folder: Path | None = None) -> Slice:  # noqa: A001 - the word of the 
         folder: of the pages; by default where containers, or programs in a slice of simulated cards, have them.
 
     Raises:
-        VgpuError: ``limits.unreadable``: this is no container with a slice.
+        VgpuError: ``inside.no_slice``: this is no container with a slice; ``limits.unreadable``: its limits are damaged.
     """
     where = folder or Path(os.environ.get(PAGES_VARIABLE, str(IN_CONTAINER)))
+    if not (where / "limits").exists():
+        raise VgpuError(
+            "inside.no_slice",
+            "This program has no slice of a card: {file} is not there.",
+            "Start it in a container with tessera.io/vgpu, or by: tessera vgpu simulate --cards A100-80G --memory 8GiB",
+            file=where / "limits",
+        )
     _generation, limits = read_limits(where / "limits")
     usage = read_usage(where / "usage", len(limits.cards))
     cards = tuple(
@@ -150,7 +158,7 @@ def self_test(folder: Path | None = None, seconds: float = 2.0) -> list[SelfTest
         seconds: how long the time that one gets is measured; it takes half as long again.
 
     Raises:
-        VgpuError: ``limits.unreadable``; ``inside.driver``, the driver refuses to work.
+        VgpuError: of :func:`slice`; ``inside.driver``, the driver refuses to work.
     """
     cuda = driver()
     mine, seen = slice(folder), shown(cuda)

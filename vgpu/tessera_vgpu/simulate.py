@@ -183,7 +183,7 @@ def parse_cards(wanted: str, models: Mapping[str, Card]) -> list[Card]:
         if match is None or match[2] not in models:
             raise VgpuError(
                 "simulate.cards",
-                "There is no card {word}.",
+                "There is no simulated card {word}.",
                 "Known: {models}.",
                 word=word.strip(),
                 models=", ".join(sorted(models)),

@@ -336,8 +336,8 @@ class SlotStore:
             ):
                 raise VgpuError(
                     "placement.no_room",
-                    "This node has not enough left for {centi_cards} centi-cards and {memory_mib} MiB.",
-                    "Wait until others end, ask for less, or let it be split over more cards.",
+                    "This node has not enough left for {centi_cards} hundredths of a card and {memory_mib} MiB.",
+                    "Wait until others end, ask for less, or let it be split over more cards by vgpu.tessera.io/max-cards.",
                     centi_cards=sum(len(share.device_ids) for share in binding.shares),
                     memory_mib=sum(share.memory_mib for share in binding.shares),
                 )

@@ -53,9 +53,9 @@ def read_status(folder: Path = STATE_FOLDER) -> list[ContainerCard]:
         raise VgpuError(
             "status.unreadable",
             "The node agent's folder {folder} cannot be read: {reason}.",
-            "Run this on the node of the cards, as root.",
+            "Run this as root on the node of the cards, where tessera vgpu agent runs.",
             folder=folder,
-            reason=error,
+            reason=getattr(error, "strerror", None) or error,
         ) from error
     seen = read_seen(folder, time.time())
     found = [line for slot in slots for line in _lines(folder, slot, seen)]

@@ -10,7 +10,7 @@ from typing import Final
 from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.inside import PAGES_VARIABLE
 from tessera_vgpu.pages import CardLimits, Limits, create_limits, create_usage
-from tessera_vgpu.simulate import VGPU, Machine
+from tessera_vgpu.simulate import VGPU, Card, Machine
 from tessera_vgpu.turns import create_turns, write_rosters
 
 NODE_VARIABLE: Final = "TESSERA_TRIAL_NODE"
@@ -39,11 +39,11 @@ def slice_environment(
     """Return *base*, or this process's environment, with a slice of each card; its pages lie beside the machine.
 
     Args:
-        memory_mib: limit of each card; None: all of it.
+        memory_mib: limit of each card; None: all that its driver gives to a program.
         centi_cards: limit of each card's time.
 
     Raises:
-        VgpuError: ``simulate.enforcement``, the library is not built.
+        VgpuError: ``simulate.enforcement``, the library is not built; ``simulate.memory``, a card has not so much.
     """
     if not LIBRARY.exists():
         raise VgpuError(
@@ -52,10 +52,20 @@ def slice_environment(
             "Build it with: make interposer",
             folder=LIBRARY.parent,
         )
+    for card in machine.cards:
+        if memory_mib is not None and memory_mib > _most_mib(card):
+            raise VgpuError(
+                "simulate.memory",
+                "A slice of a card {card} has at most {most} MiB, not {memory_mib}.",
+                "Ask for less; the driver and the program's context take the rest.",
+                card=card.name,
+                most=_most_mib(card),
+                memory_mib=memory_mib,
+            )
     pages = machine.state.with_name(f"{machine.state.name}-slice")
     pages.mkdir(exist_ok=True)
     cards = tuple(
-        CardLimits(uuid, (memory_mib or card.memory_mib) * _MIB, centi_cards, centi_cards, context_bytes=card.context_mib * _MIB)
+        CardLimits(uuid, (memory_mib or _most_mib(card)) * _MIB, centi_cards, centi_cards, context_bytes=card.context_mib * _MIB)
         for uuid, card in zip(machine.uuids, machine.cards, strict=True)
     )
     limits, node = Limits("simulated", "program", cards), pages / "node"
@@ -72,3 +82,8 @@ def slice_environment(
     environment[PAGES_VARIABLE] = str(pages)
     environment[NODE_VARIABLE] = str(node)
     return environment
+
+
+def _most_mib(card: Card) -> int:
+    """Return what one program can have of a card."""
+    return card.memory_mib - card.reserved_mib - card.context_mib

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import ssl
 import sys
 import tempfile
 from dataclasses import asdict
@@ -199,6 +200,8 @@ def agent(
     host, _colon, port = listen.rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > _HIGHEST_PORT:
         raise click.BadParameter(_("{value} is no address with a port.", value=listen), param_hint="--listen")
+    token_file, ca_file = token_file or _of_account("token"), ca_file or _of_account("ca.crt")
+    _check_readable(token_file, ca_file)
     simulated_driver = () if simulate_cards is None else (LIBRARIES,)
     settings = Settings(
         state=state_dir,
@@ -206,8 +209,8 @@ def agent(
         library=library,
         node=node,
         api_server=api_server,
-        token_file=token_file or _of_account("token"),
-        ca_file=ca_file or _of_account("ca.crt"),
+        token_file=token_file,
+        ca_file=ca_file,
         kubelet=Kubelet(kubelet_plugins, pod_resources),
         device_root=device_root,
         driver_files=DriverFiles(driver_dir or simulated_driver, driver_inside, host_root),
@@ -226,7 +229,7 @@ def agent(
     except VgpuError as error:
         raise Refused(error) from error
     except OSError as error:
-        # A file that is not there, or a port that is taken.
+        # A port that is taken, or a disk that is full.
         raise click.ClickException(_("The node agent cannot go on: {reason}", reason=error)) from error
 
 
@@ -242,6 +245,8 @@ def resize(pod: str, container: str, memory: str | None, limit: int | None, weig
     namespace, _slash, name = pod.partition("/")
     if not _POD.fullmatch(pod):
         raise click.BadParameter(_("{value} is no pod; write it as namespace/name.", value=pod), param_hint="NAMESPACE/POD")
+    if memory is None and limit is None and weight is None:
+        raise click.UsageError(_("Say what to change: --memory, --limit or --weight."))
     try:
         fields = {
             key: value
@@ -298,6 +303,26 @@ def _of_account(name: str) -> Path | None:
     """Return a file of the pod's service account, None outside of a pod."""
     path = SERVICE_ACCOUNT / name
     return path if path.exists() else None
+
+
+def _check_readable(token_file: Path | None, ca_file: Path | None) -> None:
+    """Look at the two files before anything starts: later nothing would say which of them is wrong.
+
+    Raises:
+        ClickException: one cannot be read, or is no certificate.
+    """
+    option, file = "--token-file", token_file
+    try:
+        if file is not None:
+            file.read_text("utf-8")
+        option, file = "--ca-file", ca_file
+        if file is not None:
+            ssl.create_default_context(cafile=str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = _("it holds no certificate") if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or error
+        raise click.ClickException(
+            _("{file} of {option} cannot be used: {reason}.", file=file, option=option, reason=reason)
+        ) from error
 
 
 def _cells(line: ContainerCard) -> list[str]:

@@ -166,15 +166,11 @@ def test_what_it_lacks_it_says_and_ends(make_node: Callable[..., Node], options:
     assert text in node.log.read_text()
 
 
-def test_a_port_that_is_taken_and_a_file_that_is_missing_are_named(node: Node, make_node: Callable[..., Node]) -> None:
-    for options, text in (
-        (("--listen", node.url.removeprefix("http://")), "in use"),
-        (("--ca-file", "/nowhere"), "No such file"),
-    ):
-        other = make_node(*options)
-        assert other.spawn().wait(30) == 2
-        assert "The node agent cannot go on" in other.log.read_text()
-        assert text in other.log.read_text()
+def test_a_port_that_is_taken_is_named(node: Node, make_node: Callable[..., Node]) -> None:
+    other = make_node("--listen", node.url.removeprefix("http://"))
+    assert other.spawn().wait(30) == 2
+    assert "The node agent cannot go on" in other.log.read_text()
+    assert "in use" in other.log.read_text()
 
 
 def test_it_ends_in_good_order_and_two_never_serve_one_node(node: Node) -> None:

@@ -64,7 +64,7 @@ def change(
             changed = store.resize(slot.nonce, cards, **fields)
             assert changed.binding is not None
             return describe(changed, changed.binding)
-    raise VgpuError("slots.no_slice", "There is no such slice on this node.")
+    raise VgpuError("slots.no_slice", "There is no such slice on this node.", "All are listed by: tessera vgpu status")
 
 
 def ask(socket: Path, namespace: str, pod: str, container: str, fields: Mapping[str, int]) -> dict[str, Any]:
