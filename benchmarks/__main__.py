@@ -34,7 +34,8 @@ def chosen(only: str | None) -> list[str]:
     every = [(group, module) for group, modules in GROUPS.items() for module in modules]
     found = [m for g, m in every if only in (None, "", g, m.rpartition(".")[2])]
     if not found:
-        raise click.BadParameter(f"no benchmark {only!r}; there are {', '.join(GROUPS)}", param_hint="--only")
+        names = ", ".join(module.rpartition(".")[2] for _group, module in every)
+        raise click.BadParameter(f"no benchmark {only!r}; groups: {', '.join(GROUPS)}; benchmarks: {names}", param_hint="--only")
     return found
 
 

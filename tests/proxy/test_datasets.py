@@ -221,8 +221,8 @@ async def test_aws_batch_has_none_and_says_so(request: pytest.FixtureRequest, da
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[datasets.a]\npath = "relative"', "datasets.a.path"),
-        ('[datasets."../a"]\npath = "/srv"', "datasets"),
+        ('[datasets.a]\npath = "relative"', "datasets.a.path: a path is absolute"),
+        ('[datasets."../a"]\npath = "/srv"', r"datasets\.\.\./a: a name has .* lower-case letters, digits, - and _"),
         ('[datasets.a]\npath = "/nowhere"', "is no folder"),
         ('[datasets.a]\npath = "/tmp"', "every run may write"),
         ('[datasets.a]\npath = "/srv,/etc"', "datasets.a.path"),

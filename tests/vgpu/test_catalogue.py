@@ -112,8 +112,9 @@ def test_an_operator_adds_a_vendor(tmp_path: Path) -> None:
             "catalogue.field",
             "line 8, cards.Acme1-16G.memory_mib: Input should be",
         ),
-        ("    memory_mib: 16384\n", "", "catalogue.field", "cards.Acme1-16G.memory_mib: Field required"),
-        ("processors:", "procesors:", "catalogue.field", "line 9, cards.Acme1-16G.procesors: Extra inputs"),
+        ("    memory_mib: 16384\n", "", "catalogue.field", "cards.Acme1-16G.memory_mib: this key is missing"),
+        ("processors:", "procesors:", "catalogue.field", "line 9, cards.Acme1-16G.procesors: there is no such key"),
+        ("generation:", "generaton:", "catalogue.field", "line 7, cards.Acme1-16G.generaton: there is no such key"),
         ("pattern: Acme 1", "pattern: Acme (1", "catalogue.field", "line 5, cards.Acme1-16G.pattern: not a regular expression"),
         ("pattern: Acme 1", "pattern: Bcme", "catalogue.field", "does not match the driver name 'Acme 1 PCIe'"),
         ("pattern: Acme 1", "pattern: A\n    pattern: B", "catalogue.field", "line 5, pattern: this key occurs twice"),
@@ -156,6 +157,19 @@ def test_impossible_placements_are_refused(tmp_path: Path, profiles: str, said: 
     with pytest.raises(VgpuError, match=r"acme\.yaml, line 12, cards\.Acme1-16G\.shapes\.0: ") as caught:
         read(tmp_path, GOOD + shape)
     assert said in caught.value.message
+
+
+def test_only_what_tessera_can_cut_says_so(tmp_path: Path) -> None:
+    shape = "    shapes:\n      - {kind: continuous, enforced_by: %s, compute_resource: a.b/c, memory_resource: a.b/m}\n"
+    with pytest.raises(VgpuError, match="Acme1-16G: Tessera cuts cards of nvidia only; write enforced_by: vendor"):
+        read(tmp_path, GOOD + shape % "tessera")
+    assert read(tmp_path, GOOD + shape % "vendor").cards["Acme1-16G"].modes == {"whole"}
+
+
+def test_a_file_whose_name_keeps_it_from_being_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "other.yml").write_text(GOOD)
+    assert not load((tmp_path,)).cards
+    assert "other.yml is not read" in caplog.text
 
 
 def test_a_missing_folder_and_an_unreadable_file_are_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ rounded up to) and **placements** (partitions that occupy certain slices of the 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,9 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tessera_vgpu.errors import VgpuError
 
+LOG: Final = logging.getLogger(__name__)
 CENTI_CARDS_PER_CARD: Final = 100
 BUILT_IN: Final = Path(__file__).parent / "catalogue"
 _MIB_PER_GIB: Final = 1024
+_REASONS: Final = {"extra_forbidden": "there is no such key", "missing": "this key is missing"}
 _PROFILE: Final = re.compile(r"(\d)g\.(\d+)gb(\.me)?")
 
 Resource = Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._{}-]+$", max_length=128)]
@@ -70,7 +73,7 @@ class Templates(Strict):
         if len(set(names)) != len(names):
             raise ValueError("a template occurs twice; remove one")
         if large := [t.name for t in self.templates if t.compute > self.compute]:
-            raise ValueError(f"template {large[0]} has more compute than its card ({self.compute}); correct one of them")
+            raise ValueError(f"template {large[0]} has more compute than its card ({self.compute})")
         return self
 
     def centi_cards(self, template: Template) -> int:
@@ -140,7 +143,7 @@ def _expression(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"not a regular expression: {error}; correct it") from error
+        raise ValueError(f"not a regular expression: {error}") from error
     return text
 
 
@@ -166,7 +169,7 @@ class CardModel(Strict):
     def _recognised(self) -> Self:
         for name in self.driver_names:
             if not re.search(self.pattern, name):
-                raise ValueError(f"pattern does not match the driver name {name!r}; correct one of them")
+                raise ValueError(f"pattern does not match the driver name {name!r}")
         return self
 
     @property
@@ -201,6 +204,13 @@ class VendorFile(Strict):
     vendor: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     cards: tuple[CardModel, ...]
     definitions: Any = None
+
+    @model_validator(mode="after")
+    def _enforceable(self) -> Self:
+        for card in self.cards:
+            if self.vendor != "nvidia" and card.continuous is not None and card.continuous.enforced_by == "tessera":
+                raise ValueError(f"{card.name}: Tessera cuts cards of nvidia only; write enforced_by: vendor")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +247,8 @@ def load(folders: Sequence[Path] = (BUILT_IN,)) -> Catalogue:
                 file=folder,
                 reason="not a folder",
             )
+        for path in sorted(folder.glob("*.yml")):
+            LOG.warning("%s is not read: the catalogue reads files named *.yaml", path)
         for path in sorted(folder.glob("*.yaml")):
             for vendor, card in _read(path):
                 if card.name in cards:
@@ -295,7 +307,9 @@ def _read(path: Path) -> Iterator[tuple[str, CardModel]]:
     try:
         found = VendorFile.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        found_wrong = error.errors(include_url=False)
+        # A misspelt key also leaves its field missing; the key is what a person has to look at.
+        first = next((one for one in found_wrong if one["type"] == "extra_forbidden"), found_wrong[0])
         line, field = _where(node, first["loc"])
         raise VgpuError(
             "catalogue.field",
@@ -304,7 +318,7 @@ def _read(path: Path) -> Iterator[tuple[str, CardModel]]:
             file=path,
             line=line,
             field=field or "the file",
-            reason=first["msg"].removeprefix("Value error, "),
+            reason=_REASONS.get(first["type"]) or first["msg"].removeprefix("Value error, "),
         ) from error
     for card in found.cards:
         yield found.vendor, card

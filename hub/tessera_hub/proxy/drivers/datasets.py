@@ -65,8 +65,7 @@ def read_local(path: Path | None) -> Mapping[str, FolderDataset]:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProxyError("proxy.bad_option", f"{path}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ProxyError("proxy.bad_option", f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise ProxyError("proxy.bad_option", f"{path}: {_in_words(error)}") from error
     for name, dataset in found.items():
         folder = Path(dataset.path)
         if not folder.is_dir():
@@ -74,6 +73,20 @@ def read_local(path: Path | None) -> Mapping[str, FolderDataset]:
         if folder.stat().st_mode & stat.S_IWOTH:
             raise ProxyError("proxy.bad_option", f"{path}: datasets.{name}: every run may write to {folder}; chmod o-w")
     return found
+
+
+def _in_words(error: ValidationError) -> str:
+    """Return where and what the first mistake is; patterns are written out, as a person would say them."""
+    first = error.errors()[0]
+    location = [str(step) for step in first["loc"]]
+    message = first["msg"]
+    if first["type"] == "string_pattern_mismatch":
+        if location[-1] == "[key]":
+            location.pop()
+            message = "a name has at most 60 lower-case letters, digits, - and _, and begins and ends with a letter or digit"
+        elif location[-1] == "path":
+            message = "a path is absolute, without ':', ',' and control characters"
+    return f"{'.'.join(location)}: {message}"
 
 
 def told(datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
