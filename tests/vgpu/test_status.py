@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from tessera_hub.cli.vgpu import command
+from tessera_vgpu.agent.resizing import change
 from tessera_vgpu.bindings import Owner, Terms
 from tessera_vgpu.cards import new_card
 from tessera_vgpu.catalogue import load
 from tessera_vgpu.choosing import Request
+from tessera_vgpu.errors import VgpuError
 from tessera_vgpu.layout import UsagePageBytes
 from tessera_vgpu.slots import SlotStore
 
@@ -163,3 +165,10 @@ def test_an_agent_names_the_file_that_it_cannot_use(tmp_path: Path, option: str,
     refused = CliRunner().invoke(command, ["agent", "--node", "n", "--state-dir", str(tmp_path), option, str(file)])
     assert refused.exit_code == 1
     assert f"{file} of {option} cannot be used: {reason}." in refused.stderr
+
+
+def test_a_slice_that_is_not_there_is_refused_with_the_way_to_those_that_are(tmp_path: Path) -> None:
+    store = SlotStore(tmp_path, nodes)
+    with pytest.raises(VgpuError, match=r"There is no such slice on this node\. All are listed by: tessera vgpu status"):
+        change(store, [], "lab", "train", "main", {"weight": 2})
+    store.close()
