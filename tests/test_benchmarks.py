@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 import pytest
-
 from benchmarks.__main__ import GROUPS, chosen
 
 
@@ -15,5 +14,5 @@ def test_a_group_or_a_name_chooses() -> None:
 
 
 def test_another_word_is_answered_with_groups_and_names() -> None:
-    with pytest.raises(click.BadParameter, match="no benchmark 'nosuch'; groups: hub, vgpu, cluster; benchmarks: api, .*pauses"):
+    with pytest.raises(click.BadParameter, match=r"no benchmark 'nosuch'; groups: hub, vgpu, cluster; benchmarks: api, .*pauses"):
         chosen("nosuch")
