@@ -78,7 +78,8 @@ void turn_pause(struct turn *turn);                           /* this process ha
 void turn_used(struct turn *turn, int64_t device_ns);         /* device time, or a correction */
 void turn_beat(struct turn *turn, uint64_t now, uint64_t until);
 void turn_leave(struct turn *turn);                           /* this process has no work */
-bool turn_outranked(const struct turn *turn, uint64_t now);   /* somebody who goes first was active of late */
+bool turn_outranked(const struct turn *turn, uint64_t now);   /* somebody of a higher class was active of late */
+bool turn_lets_pass(const struct turn *turn, uint64_t now);   /* somebody who goes first since it pauses was */
 uint64_t turn_wait(const struct turn *turn, uint64_t now);    /* how long to sleep before the next look */
 
 /* tokens.c: the limit of this container on a card. */

@@ -15,6 +15,7 @@
 #define LONG (20 * MS)    /* of so long a kernel, a part that others had of the time does not matter much */
 #define PLACES 8u /* where a stream may be in the table, so that some dozen streams do not push each other out */
 #define MOST_CREDIT (1000 * MS)
+#define RUNS_LONG (50 * MS) /* a launch that takes so much longer than thought is charged as it runs */
 
 static struct work *nth_work(struct lane *lane, CUstream stream, unsigned n)
 {
@@ -194,14 +195,15 @@ static uint64_t measured(struct lane *lane, const struct fence *fence)
         cost_learn(fence->key, took / fence->count, fence->count > 1);
     if (fence->before_ns && !fence->guessed && took > 2 * fence->cost && took - fence->cost < INTERRUPTION)
         return fence->cost;
-    return took < lane->credit_ns ? took : lane->credit_ns;
+    uint64_t most = fence->count > 1 && lane->credit_ns > MOST_CREDIT ? MOST_CREDIT : lane->credit_ns; /* it may have waited in between */
+    return took < most ? took : most;
 }
 
 static void finish(struct lane *lane, struct fence *fence, uint64_t now)
 {
     uint64_t took = measured(lane, fence);
     lane->credit_ns -= took < lane->credit_ns ? took : lane->credit_ns;
-    lane_charge(lane, now, (int64_t)took - (int64_t)fence->cost);
+    lane_charge(lane, now, (int64_t)took - (int64_t)(fence->cost + fence->running_ns));
     lane->pending_ns -= fence->cost < lane->pending_ns ? fence->cost : lane->pending_ns;
     lane->busy_ns = now;
     fence->done = true;
@@ -211,17 +213,37 @@ static void finish(struct lane *lane, struct fence *fence, uint64_t now)
         give_event(lane, fence->context, fence->end);
 }
 
+/* Nobody knows how long a kernel will take that takes longer than it should. What it has had until now is paid at once: its limit, the
+   others' turns and the agent, which sees the card at work, are not kept waiting for its end. */
+static void charge_running(struct lane *lane, uint64_t now)
+{
+    struct fence *first = fence_of(lane, lane->tail);
+    if (lane->tail == lane->head || first->done || !first->start || first->count != 1)
+        return;
+    if (!first->seen_ns && driver()->cuEventQuery(first->start) == CUDA_SUCCESS)
+        first->seen_ns = now;
+    uint64_t had = first->seen_ns && now > first->seen_ns ? (now - first->seen_ns) / (1 + lane->turn.beside) : 0;
+    if (had < first->cost + first->running_ns + RUNS_LONG)
+        return;
+    uint64_t more = had - first->cost - first->running_ns;
+    first->running_ns += more;
+    lane_charge(lane, now, (int64_t)more);
+}
+
 void fences_settle(struct lane *lane, uint64_t now)
 {
     uint64_t passed = lane->settled_ns && now > lane->settled_ns ? now - lane->settled_ns : 0;
     lane->settled_ns = now;
-    lane->credit_ns = lane->credit_ns + passed < MOST_CREDIT ? lane->credit_ns + passed : MOST_CREDIT;
+    lane->credit_ns += passed;
+    if (lane->tail == lane->head && lane->credit_ns > MOST_CREDIT)
+        lane->credit_ns = MOST_CREDIT;
     for (uint64_t number = lane->tail; number != lane->head; number++) {
         struct fence *fence = fence_of(lane, number);
         if (!fence->done && driver()->cuEventQuery(fence->end) != CUDA_ERROR_NOT_READY)
             finish(lane, fence, now);
     }
     drop_done(lane);
+    charge_running(lane, now);
     if (lane->tail == lane->head)
         lane->pending_ns = 0;
     for (unsigned i = 0; i < MOST_WORKS; i++) {

@@ -11,6 +11,7 @@
 #define WITH_NEIGHBOURS (20 * MS)
 #define LIMITED (8 * MS)
 #define CONTENDED (4 * MS)
+#define BEHIND (2 * MS)        /* with somebody about who goes first since it pauses */
 #define OUTRANKED (500 * US)
 #define HANDOVER (300 * US)   /* so little left on the card is no reason to wait before the next one begins */
 #define IDLE_TURN (300 * US)
@@ -18,6 +19,7 @@
 #define OVERDUE (100 * MS)    /* work that was to be done so long ago may wait for others: they must get their turn */
 #define LONG_CALL (50 * US)
 #define STUCK (1000 * MS)     /* or for a launch that we hold up */
+#define STUCK_OWING (5000 * MS) /* which may be beyond the limit, too */
 #define MOST_SLEEP (20 * MS)
 
 static struct lane lanes[TESSERA_MOST_CARDS];
@@ -103,6 +105,24 @@ static uint64_t pause_of(uint64_t ns)
 
 enum why { NO_WAIT, FOR_OTHERS, FOR_LIMIT, FOR_SELF };
 
+/* What runs should have been done so long ago that it may wait for the very launch that waits for it. */
+static bool is_stuck(const struct lane *lane, uint64_t now, uint64_t by)
+{
+    return fences_overdue(lane, now, by) && now - lane->let_ns > by;
+}
+
+/* So much may be on the card at once. */
+static uint64_t bound_of(const struct turn *turn, uint64_t limit, uint64_t now)
+{
+    if (turn_outranked(turn, now))
+        return OUTRANKED;
+    if (turn_lets_pass(turn, now))
+        return BEHIND;
+    if (turn->contended)
+        return CONTENDED;
+    return limit < 100 ? LIMITED : WITH_NEIGHBOURS;
+}
+
 /* How long to wait before looking again, 0 if so much may be launched now; the room is set then. */
 static uint64_t step(struct lane *lane, uint64_t now, uint64_t cost, enum why *why)
 {
@@ -110,7 +130,7 @@ static uint64_t step(struct lane *lane, uint64_t now, uint64_t cost, enum why *w
     uint64_t ahead = fences_ahead(lane, now), limit = limits_compute(lane->card).limit, bound = ALONE;
     *why = FOR_LIMIT;
     uint64_t wait = tokens_wait(lane->card, now);
-    if (wait) { /* nobody keeps its turn, or waits for it, while it may do nothing */
+    if (wait && !is_stuck(lane, now, STUCK_OWING)) { /* nobody keeps its turn, or waits for it, while it may do nothing */
         uint64_t most = MOST_SLEEP;
         if (turn->holds && ahead > HANDOVER)
             most = pause_of(ahead - HANDOVER);
@@ -128,10 +148,10 @@ static uint64_t step(struct lane *lane, uint64_t now, uint64_t cost, enum why *w
         }
         if (!turn_take(turn, now))
             return turn_wait(turn, now);
-        bound = turn_outranked(turn, now) ? OUTRANKED : turn->contended ? CONTENDED : limit < 100 ? LIMITED : WITH_NEIGHBOURS;
+        bound = bound_of(turn, limit, now);
     }
     *why = FOR_SELF;
-    bool stuck = fences_overdue(lane, now, STUCK) && now - lane->let_ns > STUCK;
+    bool stuck = is_stuck(lane, now, STUCK);
     uint64_t least = bound == OUTRANKED ? HANDOVER / 3 : HANDOVER;
     uint64_t before = bound > cost + least ? bound - cost : least; /* so much may be ahead of this launch */
     if (ahead > before && !stuck)
@@ -284,7 +304,7 @@ static uint64_t tick(struct lane *lane, uint64_t now)
     }
     if (!lane->waiting || turn->holds)
         turn_beat(turn, now, now + ahead);
-    bool tense = turn->contended || turn->lower_waits || turn_outranked(turn, now);
+    bool tense = turn->contended || turn->lower_waits || turn_outranked(turn, now) || turn_lets_pass(turn, now);
     return tense ? 300 * US : 2 * MS;
 }
 

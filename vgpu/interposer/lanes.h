@@ -21,6 +21,8 @@ struct fence {
     uint64_t before_ns; /* when the start was marked in a stream without work; 0: it was not */
     uint64_t idle_ns;   /* how long the card may have waited for the call after that mark */
     uint64_t rest_ns;   /* how long it was still at work for who had the turn before */
+    uint64_t seen_ns;   /* when it was first seen at work, one launch by itself */
+    uint64_t running_ns; /* charged since, beyond the cost */
 };
 
 /* One call that launches. */

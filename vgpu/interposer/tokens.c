@@ -5,7 +5,7 @@
 #define IDLE_TOKENS (20 * MS)  /* what an idle container saves up */
 #define BUSY_TOKENS (100 * MS) /* and one that waits for its turn */
 #define ENOUGH (2 * MS)       /* after a debt it goes on with so much, so that it does not stop for every kernel */
-#define MOST_WAIT (5000 * MS) /* every wait ends: what is owed for more is forgiven */
+#define MOST_WAIT (60000 * MS) /* every wait ends: what is owed for more is forgiven */
 
 static struct tessera_turns_card *of(unsigned card)
 {

@@ -149,7 +149,8 @@ static bool is_far_behind(const struct turn *turn, uint64_t virtual_ns)
     return __atomic_load_n(&own_card(turn)->virtual_ns, __ATOMIC_RELAXED) > virtual_ns + lead_ns;
 }
 
-static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uint64_t now, uint64_t waited_ns, struct weighing *all)
+static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uint64_t now, uint64_t wanted_ns, bool long_since,
+                    struct weighing *all)
 {
     struct tessera_turns_card copy;
     peer->active = false;
@@ -169,7 +170,7 @@ static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uin
     if (peer->distrusted)
         return;
     if (sum.held_ns || (sum.wanted_ns && peer->priority > priority))
-        peer->kept_ns += waited_ns;
+        peer->kept_ns += long_since ? wanted_ns : 0;
     if (peer->priority < priority) {
         turn->lower_waits |= sum.wanted_ns != 0;
         return;
@@ -188,6 +189,8 @@ static void look_at(struct turn *turn, struct peer *peer, uint32_t priority, uin
     peer->virtual_ns = virtual_ns;
     if (is_far_behind(turn, virtual_ns)) {
         turn->behind_ns = now;
+        if (sum.held_ns && !long_since) /* who goes first is to be short; a turn of another's keeps nobody waiting */
+            peer->kept_ns += wanted_ns;
         turn->overtaken |= sum.wanted_ns != 0;
     }
     take_in(turn, &sum, virtual_ns, peer);
@@ -283,7 +286,7 @@ void turn_look(struct turn *turn, uint64_t now)
     turn->floor_ns = UINT64_MAX;
     for (unsigned i = 0; i < turn->roster.count; i++)
         if (!turn->roster.peers[i].own)
-            look_at(turn, &turn->roster.peers[i], mine.priority, now, long_since ? passed_ns : 0, &all);
+            look_at(turn, &turn->roster.peers[i], mine.priority, now, wants ? passed_ns : 0, long_since, &all);
     /* Processes of one container take turns only where their time must be measured. */
     struct sum sum = sum_of(own_card(turn), (int)turn->seat, now);
     count_work(turn, &sum);
@@ -418,8 +421,12 @@ void turn_leave(struct turn *turn)
 
 bool turn_outranked(const struct turn *turn, uint64_t now)
 {
-    /* They may have been seen after `now`. */
-    return (turn->outranked_ns && now < turn->outranked_ns + LONG_AGO) || (turn->behind_ns && now < turn->behind_ns + JUST_NOW);
+    return turn->outranked_ns && now < turn->outranked_ns + LONG_AGO; /* it may have been seen after `now` */
+}
+
+bool turn_lets_pass(const struct turn *turn, uint64_t now)
+{
+    return turn->behind_ns && now < turn->behind_ns + JUST_NOW;
 }
 
 /* Who is next looks often; the others until the present turn may be over. */
