@@ -214,3 +214,19 @@ def test_less_memory_than_is_in_use_is_no_bypass_and_nobody_elses_before_it_is_g
     eventually(lambda: node.slices()[0]["cards"][0]["still_held_mib"] == 0, "the room")
     eventually(lambda: node.metrics()["tessera_vgpu_card_given_memory_bytes", card, "A100-80G"] == 10_000 * MIB, "the books")
     assert answer(worker, "alloc 9000") == "0"
+
+
+@pytest.mark.parametrize("limit", [20, 100])
+def test_honest_programs_with_kernels_of_seconds_are_never_found(make_node: Callable[..., Node], limit: int) -> None:
+    """The first of them was never measured; the others are booked at their launch."""
+    node = make_node("--on-bypass", "end")
+    node.start()
+    container = node.run("train", limit, "1024")
+    load = container.start([str(node.programs["load"]), "sync", "2500000000", "600"])
+    go(load)
+    begin = time.monotonic()
+    while time.monotonic() < begin + 24:
+        assert node.remarks(container) == set()
+        assert load.poll() is None
+        time.sleep(0.2)
+    assert node.uses("device_seconds_total", container) > 2

@@ -331,7 +331,7 @@ def test_time_that_nobody_booked_is_found_and_late_samples_of_honest_work_are_no
         worked.append(worked[-1] + (0.5 if look % 8 < 4 else 0.0))
     late = [100 if (look - 2) % 8 < 4 else 0 for look in range(40)]
     assert looks(late, worked) == set()
-    # A kernel of ten seconds is booked at its launch; one that nobody had booked is found, and what was booked too much is used up.
+    # A kernel of ten seconds is booked at its launch, which excuses ten seconds of work and no more.
     assert looks([0, *[100] * 20, *[0] * 5], [0.0, *[10.0] * 25]) == set()
     assert looks([0, *[100] * 40], [0.0, *[10.0] * 40]) == {Bypass.HIDDEN_TIME}
     # A page that goes back, as a container that starts again, proves nothing by itself.
