@@ -216,16 +216,15 @@ def test_less_memory_than_is_in_use_is_no_bypass_and_nobody_elses_before_it_is_g
     assert answer(worker, "alloc 9000") == "0"
 
 
-@pytest.mark.parametrize("limit", [20, 100])
-def test_honest_programs_with_kernels_of_seconds_are_never_found(make_node: Callable[..., Node], limit: int) -> None:
+def test_honest_programs_with_kernels_of_seconds_are_never_found(make_node: Callable[..., Node]) -> None:
     """The first of them was never measured; the others are booked at their launch."""
     node = make_node("--on-bypass", "end")
     node.start()
-    container = node.run("train", limit, "1024")
+    container = node.run("train", 20, "1024")
     load = container.start([str(node.programs["load"]), "sync", "2500000000", "600"])
     go(load)
     begin = time.monotonic()
-    while time.monotonic() < begin + 24:
+    while time.monotonic() < begin + 18:
         assert node.remarks(container) == set()
         assert load.poll() is None
         time.sleep(0.2)
