@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tessera_hub.proxy.courier.archive import build_archive
@@ -95,8 +97,13 @@ def parts(tmp_path: Path) -> Iterator[Callable[[str], Parts]]:
 
     yield make
     for process in made[0].processes if made else ():
+        # What a launcher has started is in sessions of its own.
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.kill()
         process.wait(10)
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def reach(address: str) -> socket.socket:
