@@ -12,7 +12,6 @@ the card is idle when neither a kernel nor a change of context is on it. What ch
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -22,8 +21,6 @@ from benchmarks.vgpu.machines import FULL, MS, Container, Control, Integers, Out
 from benchmarks.vgpu.plots import run_and_draw
 
 BENCH = "idle"
-AT_ONCE = 1
-"""What is measured are milliseconds of several processes, each of which needs a processor to itself."""
 SETTING = Setting(dilation=8.0, warm_up_s=1.0, window_s=5.0, sample_ns=1 * MS)
 REQUESTS = (10, 20, 30, 40)
 _AHEAD_NS = 50 * MS
@@ -67,9 +64,8 @@ def jain(shares: Iterable[float]) -> float:
     return float(x.sum() ** 2 / (len(x) * (x**2).sum()))
 
 
-def measure(job: tuple[Control, list[Container]]) -> Outcome:
+def measure(control: Control, containers: list[Container]) -> Outcome:
     """Run one."""
-    control, containers = job
     return run_and_draw(f"idle {control.name}: {len(containers)} containers", control, containers, SETTING)
 
 
@@ -79,8 +75,8 @@ def rows() -> Iterable[Row]:
     rivals()
     controls = EVERYONE if FULL else (OURS, OTHERS[0])
     every = [(control, containers) for containers in ([BUSY, CHANGING], FOUR) for control in controls]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(pool.map(measure, every))
+    # One by one: what is measured are milliseconds of several processes, each of which needs a processor to itself.
+    found = [measure(*job) for job in every]
     for control, changing, four in zip(controls, found[: len(controls)], found[len(controls) :], strict=True):
         name, ours = control.name, control is OURS
         given, taken = changes(changing)

@@ -36,6 +36,16 @@ def until(what: Callable[[], Any], seconds: float = 60.0, pause: float = 0.2) ->
     raise AssertionError(f"nothing within {seconds} s")
 
 
+def notebook(*sources: str) -> dict[str, Any]:
+    """Return a notebook of such cells, none of which was run."""
+    cells = [
+        {"cell_type": "code", "id": f"c{n}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
+        for n, source in enumerate(sources)
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
 class RunningHub:
     """One ``tessera up``."""
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tessera_hub.client import TaskHandle
-from tests.browser.running import RunningHub, until
+from tests.browser.running import RunningHub, notebook, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -95,13 +95,7 @@ class Lab:
 
     def write_notebook(self, name: str, *sources: str) -> None:
         """Put a notebook into the person's home."""
-        cells = [
-            {"cell_type": "code", "id": f"c{n}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
-            for n, source in enumerate(sources)
-        ]
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        document = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-        (self.home / name).write_text(json.dumps(document))
+        (self.home / name).write_text(json.dumps(notebook(*sources)))
         # The person saves it from Lab before it is submitted.
         (self.home / name).chmod(0o666)
 

@@ -11,6 +11,8 @@ import httpx
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+from tests.browser.running import notebook
+
 
 class Jupyter:
     """A Jupyter server at *url*, which ends with a slash."""
@@ -32,13 +34,7 @@ class Jupyter:
 
     def save_notebook(self, path: str, *sources: str) -> None:
         """Save a notebook of such cells."""
-        cells = [
-            {"cell_type": "code", "id": f"c{n}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
-            for n, source in enumerate(sources)
-        ]
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        document = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-        body = {"type": "notebook", "content": document}
+        body = {"type": "notebook", "content": notebook(*sources)}
         httpx.put(f"{self.url}api/contents/{path}", headers=self.headers, json=body, timeout=30).raise_for_status()
 
     def look(self) -> None:
