@@ -131,7 +131,7 @@ def test_turns_that_are_not_its_own_are_found_and_taken_away(make_node: Callable
         assert loads[0].poll() is None
         eventually(lambda: thief.limits().cards[0].compute_limit_centi == 10, "its request as its limit")
         if forges_tokens:
-            eventually(lambda: loads[0].poll() is not None, "its end")
+            eventually(lambda: loads[0].poll() is not None, "its end", 120)
         else:
             eventually(lambda: node.remarks(thief) == set(), "its rest")
     assert node.remarks(honest) == set()
@@ -150,7 +150,7 @@ def test_who_writes_itself_time_beyond_its_limit_is_found_and_ended(make_node: C
     with always(thief, (TurnsCardBytes.tokens_ns, 50_000_000)):
         eventually(lambda: "over_time_limit" in node.remarks(thief), "the finding")
         assert loads[0].poll() is None
-        eventually(lambda: loads[0].poll() is not None, "its end")
+        eventually(lambda: loads[0].poll() is not None, "its end", 120)
     assert loads[1].poll() is None
 
 

@@ -316,7 +316,9 @@ def test_a_debt_is_gone_when_it_is_paid_and_with_its_container() -> None:
 
     thief = [look(used) for used in [*[1.0] * 8, 0.0, 1.0, 0.0]]
     assert thief == [*[False] * 9, True, True]
+    assert debts.owing() == {"a"}
     assert [look(0.0) for _ in range(14)][-1] is False
+    assert debts.owing() == set()
     assert not any(look(used) for used in [*[1.0] * 8, None, 0.0, 1.0])
 
 

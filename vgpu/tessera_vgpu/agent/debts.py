@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MOST_S: Final = 5.0
-"""The library lets nobody pay for more at once, either."""
+"""The library waits a minute at most and forgives the rest, and even the smallest limit pays more than this in a minute."""
 OWES_S: Final = 1.5
 """So much is no debt yet: what the driver says of a moment may tell of so long before it."""
 
@@ -50,3 +50,7 @@ class Debts:
             account.over = over
         self._accounts = living
         return {nonce for nonce, account in living.items() if account.began_owing}
+
+    def owing(self) -> set[str]:
+        """Return who has not paid yet, as of the last look."""
+        return {nonce for nonce, account in self._accounts.items() if account.owed_s > 0}

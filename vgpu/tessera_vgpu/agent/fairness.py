@@ -74,6 +74,10 @@ class Fairness:
         self._looks: dict[str, deque[tuple[int, Sequence[Part]]]] = {}
         self._debts: dict[str, Debts] = {}
 
+    def owes(self, finding: Finding) -> bool:
+        """Whether whoever was found has not paid yet for what it had beyond its limit, as of the last look."""
+        return finding.card in self._debts and finding.nonce in self._debts[finding.card].owing()
+
     def judge(self, evidence: Evidence, now_ns: int) -> Mapping[Finding, tuple[Process, ...]]:
         """Take a look in, and return who has taken time of others of late, with its processes on that card.
 

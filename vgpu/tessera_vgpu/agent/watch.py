@@ -1,6 +1,7 @@
 """Looks at the node again and again: finds who goes around the library, counts what is used, and gives back what was shrunk.
 
 A suspicion counts when it is there in three looks one after the other: a process may allocate and free while it is looked at.
+Who is over its limit in time is not cleared by a pause, but once it has paid.
 With looks every half second a bypass of memory is known within two seconds, one of time within five.
 """
 
@@ -116,8 +117,11 @@ class Watch:
     def _confirm(self, evidence: Evidence, judged: Mapping[Finding, tuple[Process, ...]]) -> list[Finding]:
         owners = {holding.nonce: holding.binding.owner for holding in evidence.holdings}
         before = self._suspected
-        self._suspected = {finding: before.get(finding, 0) + 1 for finding in judged}
-        for finding, looks in self._suspected.items():
+        seen = {finding: before.get(finding, 0) + 1 for finding in judged}
+        # A pause is no payment: who goes on with a debt goes on where it was.
+        paused = {finding: looks for finding, looks in before.items() if self._goes_on(finding)}
+        self._suspected = paused | seen
+        for finding, looks in seen.items():
             if looks == LOOKS:
                 self._counts[finding.kind] += 1
                 self._tell(finding, owners[finding.nonce])
@@ -125,7 +129,10 @@ class Watch:
                 for process in judged[finding]:
                     if processes.end(process):
                         LOG.warning("ended process %d for %s", process.pid, finding.kind)
-        return [finding for finding, looks in self._suspected.items() if looks >= LOOKS]
+        return [finding for finding, looks in seen.items() if looks >= LOOKS]
+
+    def _goes_on(self, finding: Finding) -> bool:
+        return finding.kind is Bypass.OVER_TIME_LIMIT and self._fairness.owes(finding)
 
     def _hold_back(self, confirmed: Sequence[Finding]) -> None:
         """Hold who has taken others' time to what it requested, for a while. Who goes on as before is over its limit."""
