@@ -16,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.cluster.configuration import NODE
 from tests.cluster.gotools import built
-from tests.cluster.machine import NODE, Machine
+from tests.cluster.machine import Machine
 
 from benchmarks.cluster.nodes import FAKE, NODES, nodes
 from tessera_hub.proxy.drivers.kubernetes.objects import NAMESPACES, PODS

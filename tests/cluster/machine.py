@@ -24,25 +24,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from tessera_hub.installation import free_port
-from tests.cluster import names
+from tests.cluster import configuration, names
+from tests.cluster.configuration import BRIDGE, GATEWAY, GATEWAY_MAC, NODE, SERVICES
 from tests.cluster.gotools import tools
-from tests.cluster.parts import CNI, PAUSE_IMAGE, ClusterError, check, checked, kubernetes, pause_image, program, runs_image, say
+from tests.cluster.leftovers import (
+    CGROUP,
+    RUN,
+    cgroup_pids,
+    controllers,
+    iptables_used,
+    pids_with_argument,
+    recorded_pids,
+    remove_cgroups,
+    remove_chains,
+    start_ticks,
+    unmount_below,
+)
+from tests.cluster.parts import ClusterError, check, checked, kubernetes, pause_image, program, runs_image, say
 
 REPOSITORY: Final = Path(__file__).parent.parent.parent
 HOME: Final = REPOSITORY / ".cluster"
-RUN: Final = Path("/run/tessera-cluster")
-"""Sockets (whose paths must be short) and the lock of the machine."""
-NODE: Final = "tessera-node"
-BRIDGE: Final = "tessera0"
-GATEWAY: Final = "10.244.77.1"
-GATEWAY_MAC: Final = "0a:58:0a:f4:4d:01"
-"""Else a bridge has the lowest of its ports': when a pod ends, others may lose their way out for a minute."""
-PODS: Final = "10.244.77.0/24"
-SERVICES: Final = "10.244.78.0/24"
-CGROUP: Final = "tessera-cluster"
 RATES: Final = ("--kube-api-qps=1000", "--kube-api-burst=2000")
 """What controllers and scheduler may ask of the API server per second; by default they hold back to some tens."""
-CGROUPS: Final = Path("/sys/fs/cgroup")
 USERS: Final = {
     "admin": ("admin", "system:masters"),
     "controllers": ("system:kube-controller-manager", ""),
@@ -163,7 +166,8 @@ class Machine:
         self.start_kubelet()
         say("waiting for the node")
         _wait("the node", self._node_ready, 60, self.logs / "kubelet.log")
-        self._start_program("proxy", "kube-proxy", f"--config={self._proxy_configuration()}")
+        proxy = self._write("kube-proxy.json", configuration.kube_proxy(self.home, free_port(set()), free_port(set())))
+        self._start_program("proxy", "kube-proxy", f"--config={proxy}")
         self._names()
 
     def _write(self, name: str, document: Any) -> Path:
@@ -183,10 +187,7 @@ class Machine:
         checked([program("ip"), "link", "add", BRIDGE, "address", GATEWAY_MAC, "type", "bridge"])
         checked([program("ip"), "address", "add", f"{GATEWAY}/24", "dev", BRIDGE])
         checked([program("ip"), "link", "set", BRIDGE, "up"])
-        ipam = {"type": "host-local", "dataDir": str(RUN / "ipam"), "ranges": [[{"subnet": PODS, "gateway": GATEWAY}]]}
-        bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "hairpinMode": True}
-        plugins = [{**bridge, "ipam": {**ipam, "routes": [{"dst": "0.0.0.0/0"}]}}]
-        self._write("cni/10-tessera.conflist", {"cniVersion": "1.0.0", "name": "tessera", "plugins": plugins})
+        self._write("cni/10-tessera.conflist", configuration.bridge())
 
     def _identities(self, tokens: Mapping[str, str], port: int) -> None:
         pki, openssl = self.home / "pki", program("openssl")
@@ -230,7 +231,7 @@ class Machine:
             process = subprocess.Popen(
                 argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **(env or {})}
             )
-        (RUN / f"{name}.pid").write_text(f"{process.pid} {_start_ticks(process.pid)}")
+        (RUN / f"{name}.pid").write_text(f"{process.pid} {start_ticks(process.pid)}")
 
     def _start_program(self, name: str, command: str, *arguments: str) -> None:
         self._start(name, [f"{self.known()['programs']}/{command}", *arguments])
@@ -306,26 +307,7 @@ class Machine:
         self.start_controllers(*more)
 
     def _containerd(self, images: list[Path]) -> None:
-        configuration = f"""version = 2
-root = "{self.home}/containerd"
-state = "{RUN}/containerd"
-disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name in ("btrfs", "zfs", "aufs", "devmapper"))}]
-[grpc]
-  address = "{RUN}/containerd.sock"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{self.home}/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE_IMAGE}"
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{CNI}"
-    conf_dir = "{self.home}/cni"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      SystemdCgroup = false
-"""
-        self._write("containerd.toml", configuration)
+        self._write("containerd.toml", configuration.containerd(self.home))
         self._start("containerd", [program("containerd"), "--config", str(self.home / "containerd.toml")])
         ctr = [program("ctr"), "--address", f"{RUN}/containerd.sock", "--namespace", "k8s.io"]
 
@@ -339,45 +321,14 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
     def start_kubelet(self) -> None:
         """Start the kubelet."""
         pki = self.home / "pki"
-        for controller in _controllers():
+        for controller in controllers():
             (controller / CGROUP).mkdir(exist_ok=True)
         (self.home / "resolv.conf").write_text("")
-        configuration = {
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "kind": "KubeletConfiguration",
-            "address": GATEWAY,
-            "port": self.known()["kubelet"],
-            "healthzPort": 0,
-            "tlsCertFile": f"{pki}/kubelet.crt",
-            "tlsPrivateKeyFile": f"{pki}/kubelet.key",
-            "authentication": {
-                "anonymous": {"enabled": False},
-                "webhook": {"enabled": True},
-                "x509": {"clientCAFile": f"{pki}/ca.crt"},
-            },
-            "authorization": {"mode": "Webhook"},
-            "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{CGROUP}",
-            "failCgroupV1": False,
-            "containerRuntimeEndpoint": f"unix://{RUN}/containerd.sock",
-            "clusterDNS": [GATEWAY],
-            "clusterDomain": names.DOMAIN,
-            "resolvConf": str(self.home / "resolv.conf"),
-            "failSwapOn": False,
-            "makeIPTablesUtilChains": False,
-            "oomScoreAdj": 0,
-            "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-            "imageGCHighThresholdPercent": 100,
-            "imageGCLowThresholdPercent": 99,
-            "maxPods": 100,
-            "registerWithTaints": [],
-            "volumePluginDir": str(self.home / "volumeplugins"),
-            "podLogsDir": str(self.home / "podlogs"),
-        }
+        document = configuration.kubelet(self.home, self.known()["kubelet"])
         self._start_program(
             "kubelet",
             "kubelet",
-            f"--config={self._write('kubelet.json', configuration)}",
+            f"--config={self._write('kubelet.json', document)}",
             f"--kubeconfig={pki}/kubelet.kubeconfig",
             f"--root-dir={self.home}/kubelet",
             f"--hostname-override={NODE}",
@@ -385,8 +336,8 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
         )
 
     def _names(self) -> None:
-        configuration = self._write("Corefile", names.corefile(GATEWAY, self.kubeconfig))
-        self._start("dns", [str(tools() / "dns"), "-conf", str(configuration)])
+        corefile = self._write("Corefile", names.corefile(GATEWAY, self.kubeconfig))
+        self._start("dns", [str(tools() / "dns"), "-conf", str(corefile)])
         service = f"kubernetes.default.svc.{names.DOMAIN}"
         _wait("the name server", lambda: names.lookup(GATEWAY, service) is not None, 30, self.logs / "dns.log")
 
@@ -398,20 +349,6 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
             return conditions.get("Ready") == "True" and not taints
         return False
 
-    def _proxy_configuration(self) -> Path:
-        configuration = {
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-            "kind": "KubeProxyConfiguration",
-            "mode": "iptables",
-            "clientConnection": {"kubeconfig": f"{self.home}/pki/proxy.kubeconfig"},
-            "clusterCIDR": PODS,
-            "hostnameOverride": NODE,
-            "healthzBindAddress": f"127.0.0.1:{free_port(set())}",
-            "metricsBindAddress": f"127.0.0.1:{free_port(set())}",
-            "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
-        }
-        return self._write("kube-proxy.json", configuration)
-
     # --- the end --------------------------------------------------------------------------------------------------
 
     def stop_part(self, name: str, number: int = signal.SIGTERM, seconds: float = 15) -> None:
@@ -421,7 +358,7 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
             return
         pid, ticks = (int(part) for part in record.read_text().split())
         deadline = time.monotonic() + seconds
-        while _start_ticks(pid) == ticks:
+        while start_ticks(pid) == ticks:
             with suppress(ProcessLookupError):
                 os.kill(pid, number if time.monotonic() < deadline else signal.SIGKILL)
             with suppress(ChildProcessError):
@@ -440,8 +377,8 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
         self._end_containers()
         self.stop_part("containerd")
         self._clean_network()
-        _unmount_below(str(self.home), str(RUN))
-        _remove_cgroups()
+        unmount_below(str(self.home), str(RUN))
+        remove_cgroups()
         with suppress(OSError, ValueError):
             for path in self.known()["traces"]:
                 shutil.rmtree(path, ignore_errors=True)
@@ -456,7 +393,7 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
     def _end_containers(self) -> None:
         """Kill what runs in the cluster's containers: everything in its cgroups, and the shims of its containerd."""
         for _attempt in range(50):
-            pids = _cgroup_pids() | _pids_with_argument(f"{RUN}/containerd.sock".encode()) - _recorded_pids()
+            pids = cgroup_pids() | pids_with_argument(f"{RUN}/containerd.sock".encode()) - recorded_pids()
             if not pids:
                 return
             for pid in pids:
@@ -467,90 +404,11 @@ disabled_plugins = [{", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name
     def _clean_network(self) -> None:
         with suppress(OSError, ValueError):
             known = self.known()
-            if Path(known["programs"], "kube-proxy").exists() and _iptables_used():
+            if Path(known["programs"], "kube-proxy").exists() and iptables_used():
                 subprocess.run([f"{known['programs']}/kube-proxy", "--cleanup"], capture_output=True, check=False)
             Path("/proc/sys/net/ipv4/ip_forward").write_text(known["ip_forward"])
-        _remove_chains()
+        remove_chains()
         if Path("/sys/class/net", BRIDGE).exists():
             subprocess.run([program("ip"), "link", "delete", BRIDGE], capture_output=True, check=False)
         for namespace in Path("/run/netns").glob("cni-*"):
             subprocess.run([program("ip"), "netns", "delete", namespace.name], capture_output=True, check=False)
-
-
-def _start_ticks(pid: int) -> int | None:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def _controllers() -> list[Path]:
-    """Mount points of the cgroup controllers (version 1), or the one hierarchy of version 2."""
-    found = [path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink() and (path / "cgroup.procs").exists()]
-    return [path for path in found if path.name != "unified"] or [CGROUPS]
-
-
-def _cgroup_pids() -> set[int]:
-    found: set[int] = set()
-    for controller in _controllers():
-        for procs in (controller / CGROUP).rglob("cgroup.procs"):
-            with suppress(OSError):
-                found |= {int(line) for line in procs.read_text().split()}
-    return found - {0}
-
-
-def _remove_cgroups() -> None:
-    for controller in [*_controllers(), CGROUPS / "unified"]:
-        root = controller / CGROUP
-        if root.exists():
-            for folder in sorted((p for p in root.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)):
-                with suppress(OSError):
-                    folder.rmdir()
-            with suppress(OSError):
-                root.rmdir()
-
-
-def _pids_with_argument(argument: bytes) -> set[int]:
-    found: set[int] = set()
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            with suppress(OSError):
-                if argument in (path / "cmdline").read_bytes().split(b"\0"):
-                    found.add(int(path.name))
-    return found
-
-
-def _recorded_pids() -> set[int]:
-    return {int(record.read_text().split()[0]) for record in RUN.glob("*.pid")}
-
-
-def _unmount_below(*roots: str) -> None:
-    for _attempt in range(3):
-        lines = Path("/proc/mounts").read_text().splitlines()
-        mounts = [line.split()[1].replace("\\040", " ") for line in lines]
-        mine = [mount for mount in mounts if any(mount.startswith(f"{root}/") for root in roots)]
-        for mount in sorted(mine, key=len, reverse=True):
-            subprocess.run(["umount", "-l", mount], capture_output=True, check=False)
-        if not mine:
-            return
-
-
-def _iptables_used() -> bool:
-    done = subprocess.run([program("iptables"), "-S"], capture_output=True, text=True, check=False)
-    return "KUBE-" in done.stdout
-
-
-def _remove_chains() -> None:
-    """What ``kube-proxy --cleanup`` leaves: the kubelet's hint chains."""
-    for command in ("iptables", "ip6tables"):
-        for table in ("filter", "nat", "mangle"):
-            rules = subprocess.run([program(command), "-t", table, "-S"], capture_output=True, text=True, check=False).stdout
-            lines = [line.split() for line in rules.splitlines()]
-            for words in lines:
-                if words[0] == "-A" and any(word.startswith("KUBE-") for word in words):
-                    subprocess.run([program(command), "-t", table, "-D", *words[1:]], capture_output=True, check=False)
-            for words in lines:
-                if words[0] == "-N" and words[1].startswith("KUBE-"):
-                    subprocess.run([program(command), "-t", table, "-F", words[1]], capture_output=True, check=False)
-                    subprocess.run([program(command), "-t", table, "-X", words[1]], capture_output=True, check=False)

@@ -6,7 +6,7 @@ import socket
 import threading
 from contextlib import suppress
 
-from tests.cluster.machine import GATEWAY
+from tests.cluster.configuration import GATEWAY
 
 
 class Relay:

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tessera_hub.proxy.drivers.base import DriverError
-from tests.cluster.machine import GATEWAY
+from tests.cluster.configuration import GATEWAY
 from tests.proxy.conftest import Inputs
 
 

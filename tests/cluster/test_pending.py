@@ -13,7 +13,7 @@ from tessera_hub.proxy.drivers.kubernetes.objects import NODES, PODS
 from tessera_hub.proxy.drivers.kubernetes.options import RUN
 from tessera_hub.proxy.drivers.kubernetes.tenants import QUOTAS
 from tests.cluster.centre import ClusterProxy
-from tests.cluster.machine import NODE
+from tests.cluster.configuration import NODE
 from tests.cluster.test_journey import submit
 from volcano_client import Collection, Kind
 

@@ -21,8 +21,8 @@ from tessera_hub.proxy.drivers.kubernetes.options import RUN, SITE, USAGE_ACCOUN
 from tessera_hub.proxy.drivers.kubernetes.permissions import system_namespace
 from tessera_hub.proxy.drivers.kubernetes.usage import POD_METRICS, UsageReader
 from tests.cluster.centre import ClusterProxy, account_token
+from tests.cluster.configuration import NODE
 from tests.cluster.definitions import pod_metrics_definition
-from tests.cluster.machine import NODE
 from tests.cluster.parts import program
 from tests.cluster.rights import refused
 from tests.cluster.test_journey import submit

@@ -21,8 +21,10 @@ import pytest
 
 from tessera_hub.proxy.drivers.kubernetes.objects import NODES
 from tests.cluster.centre import ClusterProxy
+from tests.cluster.configuration import BRIDGE, GATEWAY, GATEWAY_MAC, NODE
 from tests.cluster.conftest import centre_proxy, hub, service, transport
-from tests.cluster.machine import BRIDGE, GATEWAY, GATEWAY_MAC, NODE, RUN, Machine
+from tests.cluster.leftovers import RUN
+from tests.cluster.machine import Machine
 from tests.faults.outcomes import tell, trial_of
 from volcano_client import Collection
 

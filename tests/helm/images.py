@@ -23,7 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from tests.cluster.machine import RUN, Machine
+from tests.cluster.leftovers import RUN
+from tests.cluster.machine import Machine
 from tests.cluster.parts import DEBIAN, ClusterError, cache, checked, making, program, say
 
 IMAGES: Final = Path(__file__).resolve().parents[2] / "helm" / "images"

@@ -17,7 +17,8 @@ from tessera_hub.client import TesseraClient
 from tessera_hub.hub_pages import PERSON_SCOPES
 from tessera_hub.installation import SERVICE_PREFIX
 from tessera_hub.passwords import password_of
-from tests.cluster.machine import NODE, Machine
+from tests.cluster.configuration import NODE
+from tests.cluster.machine import Machine
 from tests.helm.chart import CHART, NAMESPACE, RELEASE, SECONDS, WORKSPACES, Document, run, written
 from tests.helm.images import image
 from volcano_client import Collection, Kind, Transport

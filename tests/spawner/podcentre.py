@@ -24,7 +24,8 @@ from tessera_hub.proxy.drivers.kubernetes.objects import NAMESPACES, PODS
 from tessera_hub.proxy.drivers.kubernetes.permissions import manifest, system_namespace
 from tests.browser.running import RunningHub, until
 from tests.cluster.centre import account_token, apply, remove
-from tests.cluster.machine import NODE, Machine
+from tests.cluster.configuration import NODE
+from tests.cluster.machine import Machine
 from tests.cluster.relay import Relay
 from tests.cluster.site import remove_site
 from tests.helm.images import image

@@ -21,7 +21,8 @@ from tessera_hub.demo import token_of
 from tessera_vgpu.simulate import VGPU
 from tests.browser.running import until
 from tests.chromium import browser
-from tests.cluster.machine import NODE, Machine
+from tests.cluster.configuration import NODE
+from tests.cluster.machine import Machine
 from tests.spawner.jupyter import Jupyter
 from tests.spawner.podcentre import PodCentre, pod_centre
 from tests.spawner.workspaces import ended, nothing_is_held

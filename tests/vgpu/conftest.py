@@ -25,7 +25,8 @@ from tessera_vgpu.catalogue import load
 from tessera_vgpu.plugin import DevicePlugin, Kubelet
 from tessera_vgpu.serving import PluginServer
 from tessera_vgpu.slots import SlotStore
-from tests.cluster.machine import GATEWAY, NODE, Machine
+from tests.cluster.configuration import GATEWAY, NODE
+from tests.cluster.machine import Machine
 from tests.cluster.parts import RUNS_IMAGE
 
 MIB: Final = 81920

@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tessera_vgpu.agent.nodes import SHARED
 from tessera_vgpu.simulate import LIBRARIES, make_machine, parse_cards, read_cards
-from tests.cluster.machine import GATEWAY, NODE, Machine
+from tests.cluster.configuration import GATEWAY, NODE
+from tests.cluster.machine import Machine
 from tests.cluster.parts import RUNS_IMAGE
 from tests.vgpu.conftest import Kubernetes
 from tests.vgpu.interposer.conftest import BUILD

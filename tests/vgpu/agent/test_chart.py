@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.machine import NODE, Machine
+from tests.cluster.configuration import NODE
+from tests.cluster.machine import Machine
 from tests.helm.chart import KUBERNETES, Refused, run, written
 from tests.helm.images import image
 from tests.vgpu.agent.conftest import eventually
