@@ -13,7 +13,8 @@ if [ "$(id -u)" = 0 ]; then
 fi
 # Most tests wait for engines more than they compute, so what needs the test cluster runs beside all the rest.
 everything() {
-  engines="tests/cluster tests/faults tests/helm tests/proxy tests/spawner tests/vgpu"
+  engines="tests/cluster tests/faults tests/helm tests/proxy tests/spawner"
+  engines="$engines tests/vgpu/test_kubelet.py tests/vgpu/agent/test_kubelet.py tests/vgpu/agent/test_chart.py"
   log=$(mktemp)
   # shellcheck disable=SC2046,SC2086 # words on purpose: a list of folders
   "$python" -m pytest $(printf -- '--ignore=%s ' $engines) >"$log" 2>&1 &

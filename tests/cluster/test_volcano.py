@@ -30,6 +30,7 @@ from tests.cluster.test_ranks import (
     test_a_pod_taken_away_ends_the_run_and_nothing_is_left,
     test_a_refused_claim_starts_no_part,
     test_cancel_reaches_all_parts,
+    test_mpirun_in_the_first_part_starts_processes_in_all,
     test_two_ranks_meet_and_each_gives_back_its_log,
 )
 from tests.cluster.volcano import TREE, Urgent, free_of, until
@@ -56,6 +57,7 @@ __all__ = [
     "test_a_pod_taken_away_ends_the_run_and_nothing_is_left",
     "test_a_refused_claim_starts_no_part",
     "test_cancel_reaches_all_parts",
+    "test_mpirun_in_the_first_part_starts_processes_in_all",
     "test_two_ranks_meet_and_each_gives_back_its_log",
 ]
 

@@ -115,6 +115,16 @@ def test_the_form_submits_one_task_for_a_double_click(client: TesseraClient, tmp
     form.close()
 
 
+def test_the_form_asks_for_data_sets_and_says_which_there_are_not(client: TesseraClient, tmp_path: Path) -> None:
+    form = SubmitForm(str(script(tmp_path)), client)
+    form.datasets.value = " imagenet-that-is-not, "
+    assert form.options()["datasets"] == ["imagenet-that-is-not"]
+    form.button.click()
+    wait_until(lambda: "imagenet-that-is-not" in form.message.value)
+    assert form.task is None
+    form.close()
+
+
 def test_tasks_of_one_name_have_a_bar_each() -> None:
     rows = [CostRow(key=f"task-{n}", title="train", currency="CNY", amount_micro=n) for n in (1, 2)]
     day = datetime(2026, 11, 1, tzinfo=UTC)

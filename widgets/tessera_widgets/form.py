@@ -76,14 +76,15 @@ class SubmitForm(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
             self.cpu = widgets.Text("1", description=_("Processor cores"), layout=wide, style=style)
             self.memory = widgets.Text("2GiB", description=_("Memory"), layout=wide, style=style)
             self.cards = widgets.Text(placeholder="0.5", description=_("Cards"), layout=wide, style=style)
+            self.datasets = widgets.Text(placeholder="imagenet, cifar10", description=_("Data sets"), layout=wide, style=style)
             self.button = widgets.Button(description=_("Run as job"), button_style="primary", icon="play")
         self.message = widgets.HTML()
         self.task: TaskView | None = None
-        for field in (self.path, self.include, self.parameters, self.cpu, self.memory, self.cards):
+        fields = [self.path, self.include, self.parameters, self.cpu, self.memory, self.cards, self.datasets]
+        for field in fields:
             field.observe(self._changed, "value")
         self.button.on_click(self._clicked)
-        self._parts: list[Any] = [self.path, self.include, self.parameters, self.cpu, self.memory, self.cards]
-        self._parts += [self.message, self.button]
+        self._parts: list[Any] = [*fields, self.message, self.button]
         super().__init__(self._parts, **options)
         self._changed()
 
@@ -99,6 +100,8 @@ class SubmitForm(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         wanted["idempotency_key"] = self._key
         if self.cards.value.strip():
             wanted["cards"] = self.cards.value
+        if names := [name.strip() for name in self.datasets.value.split(",") if name.strip()]:
+            wanted["datasets"] = names
         return wanted
 
     def _changed(self, _change: Any = None) -> None:
