@@ -36,11 +36,12 @@ class Change:
     """One step of a collection.
 
     Attributes:
-        what: ``SYNCED`` comes after each list, when all its differences were told; then ``document`` is empty.
+        what: ``SYNCED`` comes after each list, when all its differences were told, and ``CURRENT`` when the server says in a
+            watch that nothing is missing up to now; then ``document`` is empty.
         document: the object, its last state when it was deleted.
     """
 
-    what: Literal["SET", "GONE", "SYNCED"]
+    what: Literal["SET", "GONE", "SYNCED", "CURRENT"]
     document: dict[str, Any]
 
 
@@ -73,6 +74,7 @@ def follow(
     known: dict[Key, dict[str, Any]] = {}
     version: str | None = None
     pause = FIRST_PAUSE
+    cut = False
     while not stop.is_set():
         try:
             if version is None:
@@ -90,7 +92,8 @@ def follow(
                 "watch": "true",
                 "allowWatchBookmarks": "true",
                 "resourceVersion": version,
-                "timeoutSeconds": watch_seconds,
+                # After trouble a short one: where nothing changes, only its end says soon that nothing is missing.
+                "timeoutSeconds": 1 if cut else watch_seconds,
             }
             with transport.lines(path, query, min(SILENCE_SECONDS, watch_seconds + 30)) as lines:
                 for line in lines:
@@ -103,17 +106,20 @@ def follow(
                         )
                     version = document["metadata"]["resourceVersion"]
                     if event["type"] == "BOOKMARK":
-                        continue
-                    if event["type"] == "DELETED":
+                        yield Change("CURRENT", {})
+                    elif event["type"] == "DELETED":
                         known.pop(key_of(document), None)
                         yield Change("GONE", document)
                     else:
                         known[key_of(document)] = keep(document)
                         yield Change("SET", document)
+            cut = False
+            yield Change("CURRENT", {})
         except (ClusterApiError, ValueError, KeyError) as error:
             trouble = error if isinstance(error, ClusterApiError) else ClusterApiError(0, "BadEvent", repr(error))
             if trouble.status == 410 or not isinstance(error, ClusterApiError):
                 version = None  # what we know is too old: list again at once
+            cut = True
             if stop.is_set():
                 return
             if on_trouble is not None:
@@ -207,13 +213,14 @@ class Mirror:
             keep=self._keep,
             watch_seconds=self._watch_seconds,
         ):
+            self.trouble = None
+            if change.what == "CURRENT":
+                continue
             if change.what == "SYNCED":
-                self.trouble = None
                 self._synced.set()
             elif change.what == "GONE":
                 self._objects.pop(key_of(change.document), None)
             else:
-                self.trouble = None
                 self._objects[key_of(change.document)] = self._keep(change.document)
             if self._changed is not None:
                 self._changed(change)

@@ -110,6 +110,29 @@ def test_after_a_restart_of_the_api_server_the_picture_is_true(cluster: Machine,
         followed.close()
 
 
+def test_after_a_cut_that_missed_nothing_the_picture_is_known_to_be_true(cluster: Machine, namespace: str) -> None:
+    """Nothing changes here, so no event says it."""
+    transport = Transport.from_kubeconfig(cluster.kubeconfig)
+    real, cut = transport.lines, threading.Event()
+
+    def refused_once(path: str, query: Any, silence: float) -> Any:
+        if not cut.is_set():
+            cut.set()
+            raise ClusterApiError(429, "TooManyRequests", "later")
+        return real(path, query, silence)
+
+    transport.lines = refused_once  # type: ignore[method-assign]
+    mirror = Mirror(transport, MAPS, namespace=namespace)
+    mirror.start()
+    try:
+        until(lambda: mirror.trouble is not None)
+        until(lambda: mirror.trouble is None, 20)
+    finally:
+        mirror.stop()
+        transport.close()
+        mirror.join(10)
+
+
 def test_a_version_that_is_too_old_leads_to_a_new_list(cluster: Machine, transport: Transport, namespace: str) -> None:
     """The server answers 410 to a version it does not have any more; only the difference is told."""
     maps = Collection(transport, MAPS)

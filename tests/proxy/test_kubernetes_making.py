@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from kubernetes import client
 
+from tessera_hub.proxy.drivers.base import DriverError
 from tessera_hub.proxy.drivers.datasets import ClaimDataset
 from tessera_hub.proxy.drivers.kubernetes.driver import KubernetesDriver
+from tessera_hub.proxy.drivers.kubernetes.objects import lease_secret
 from tessera_hub.proxy.drivers.kubernetes.options import KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.record import Record
+from tessera_hub.schemas.protocol import Lease
 from tests.proxy.conftest import LeaseMaker
 from volcano_client import Transport
 
@@ -30,6 +33,9 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
+        self.refusals: list[tuple[str, int, str]] = []
+        """Words of a path, status and message: each refuses one call."""
+        self.posts: list[str] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -39,18 +45,31 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         given = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         path = self.path.partition("?")[0]
+        refusal = next((one for one in self.server.refusals if one[0] in f"{self.command} {path}"), None)
+        if refusal is not None:
+            self.server.refusals.remove(refusal)
+            reason = "AlreadyExists" if refusal[1] == 409 else "Refused"
+            return self.say(refusal[1], {"code": refusal[1], "reason": reason, "message": refusal[2]})
+        if self.command == "DELETE":
+            found = self.server.objects.pop(path, None)
+            return self.say(200 if found else 404, found or {"code": 404, "reason": "NotFound"})
+        if self.command == "POST":
+            self.server.posts.append(path)
         if self.command == "POST":
             path = f"{path}/{given['metadata']['name']}"
-            given["metadata"]["uid"] = f"made-{len(self.server.objects)}"
+            given["metadata"] |= {"uid": f"made-{len(self.server.objects)}", "creationTimestamp": "2026-11-28T00:00:00Z"}
             self.server.objects[path] = given
         found = {} if self.command == "PATCH" else self.server.objects.get(path)
-        body = json.dumps({"code": 404, "reason": "NotFound"} if found is None else found).encode()
-        self.send_response(404 if found is None else 200)
+        return self.say(404 if found is None else 200, {"code": 404, "reason": "NotFound"} if found is None else found)
+
+    def say(self, status: int, document: dict[str, Any]) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_PATCH = answer  # noqa: N815
+    do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
 
     def log_message(self, *_args: Any) -> None:
         """Print nothing."""
@@ -64,26 +83,35 @@ def server() -> Iterator[Server]:
         double.shutdown()
 
 
+def driver_of(server: Server, lease: Lease, **options: Any) -> KubernetesDriver:
+    """Return a driver that believes the namespace of the lease's tenant to be made."""
+    configuration = client.Configuration()
+    configuration.host = f"http://127.0.0.1:{server.server_address[1]}"
+    configuration.retries = False
+    driver = KubernetesDriver(KubernetesOptions(prefix="t", environments={"default": "x:1"}, **options), Transport(configuration))
+    driver._namespaces[lease.tenant_id] = "n"
+    return driver
+
+
 Adopt = Callable[..., Record]
 
 
 @pytest.fixture
 def adopt(server: Server, make_lease: LeaseMaker) -> Adopt:
     """Have a new Proxy take in the record of a run that reads a data set; return what it makes of it."""
-    configuration = client.Configuration()
-    configuration.host = f"http://127.0.0.1:{server.server_address[1]}"
 
     def take_in(**options: Any) -> Record:
         lease, _source = make_lease("x", datasets=["birds"])
-        transport = Transport(configuration)
-        environments = {"default": "x:1"}
-        driver = KubernetesDriver(KubernetesOptions(prefix="t", environments=environments, **options), transport)
-        driver._namespaces[lease.tenant_id] = "n"
+        driver = driver_of(server, lease, **options)
         name = f"tessera-{lease.run_id}"
         server.objects = {path.replace("tessera-x", name): found for path, found in server.objects.items()}
         record = Record(lease, "n", name, "secret", datetime.now(UTC))
-        asyncio.run(driver._adopt(record))
-        transport.close()
+
+        async def look() -> None:
+            await driver._make_good(driver._adopt(record), asyncio.Semaphore(1))
+
+        asyncio.run(look())
+        driver.transport.close()
         return driver._entries[lease.run_id].record
 
     return take_in
@@ -109,3 +137,60 @@ def test_a_run_is_told_that_its_volume_is_not_there(server: Server, adopt: Adopt
     assert run.reason is not None
     assert (run.phase, run.reason.code, run.reason.detail["dataset"]) == ("FAILED", "dataset.missing", "birds")
     assert server.objects == {}, "no job is made that would wait for ever"
+
+
+def test_a_run_whose_job_the_api_server_did_not_answer_for_is_made_later_and_once(server: Server, make_lease: LeaseMaker) -> None:
+    lease, source = make_lease("x")
+    server.refusals = [("POST /apis/batch", 503, "starting"), ("PATCH /api/v1", 503, "starting")]
+    driver = driver_of(server, lease)
+
+    async def go() -> None:
+        await driver.submit(lease, source)
+        entry = driver._entries[lease.run_id]
+        assert entry.lacks_job
+        assert [run.phase for run in await driver.list_runs()] == ["DISPATCHED"]
+        gate = asyncio.Semaphore(1)
+        await driver._make_good(entry, gate)  # the job is made, and that cannot be written down
+        assert entry.lacks_job
+        await driver._make_good(entry, gate)
+        assert not entry.lacks_job
+
+    asyncio.run(go())
+    driver.transport.close()
+    assert [path for path in server.posts if "jobs" in path] == ["/apis/batch/v1/namespaces/n/jobs"]
+
+
+def test_a_run_beyond_the_namespaces_quota_waits_at_the_service_and_leaves_nothing(
+    server: Server, make_lease: LeaseMaker
+) -> None:
+    lease, source = make_lease("x")
+    words = 'jobs.batch "x" is forbidden: exceeded quota: tessera, requested: count/jobs.batch=1, used: 5, limited: 5'
+    server.refusals = [("POST /apis/batch", 403, words)]
+    driver = driver_of(server, lease)
+    with pytest.raises(DriverError) as told:
+        asyncio.run(driver.submit(lease, source))
+    driver.transport.close()
+    assert (told.value.code, told.value.give_back) == ("quota.native", True)
+    assert server.objects == {}
+    assert asyncio.run(driver.list_runs()) == []
+
+
+def test_the_record_of_an_older_lease_that_nobody_heard_of_gives_way(server: Server, make_lease: LeaseMaker) -> None:
+    old, source = make_lease("x")
+    new = old.model_copy(update={"lease_token": "another"})
+    driver = driver_of(server, new)
+    document = lease_secret(old, driver.options, "n")
+    document["metadata"] |= {"uid": "old", "creationTimestamp": "2026-11-28T00:00:00Z"}
+    server.objects[f"/api/v1/namespaces/n/secrets/{document['metadata']['name']}"] = document
+    server.refusals = [("POST /api/v1/namespaces/n/secrets", 409, "there")]
+
+    async def go() -> None:
+        with pytest.raises(DriverError) as told:
+            await driver.submit(new, source)
+        assert (told.value.code, told.value.give_back) == ("cluster.back_pressure", True)
+        assert server.objects == {}
+        await driver.submit(new, source)
+        assert driver._entries[new.run_id].record.lease.lease_token == "another"
+
+    asyncio.run(go())
+    driver.transport.close()

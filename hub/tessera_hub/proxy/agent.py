@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import httpx
@@ -24,6 +24,7 @@ from tessera_hub.proxy.drivers.base import Driver, DriverError, NativeRun
 from tessera_hub.proxy.errors import ProxyError
 from tessera_hub.proxy.following import Follower, has_ended
 from tessera_hub.schemas.protocol import (
+    Cancel,
     EventsRequest,
     Inventory,
     Lease,
@@ -45,6 +46,8 @@ LONGEST_PAUSE: Final = 15.0
 SYNC_REST: Final = 10
 """How many times as long as it took to put a report together passes before the next: a large cluster's takes a while."""
 LONGEST_REST: Final = 1.0
+GIVEN_BACK_KEPT: Final = 10_000
+"""Runs whose last pause is remembered."""
 SAMPLES_KEPT: Final = 5000
 """Samples of use that wait for the service; older ones are dropped."""
 
@@ -73,6 +76,10 @@ class Agent:
         self._known_inventory: str | None = None
         self._taking: dict[UUID, Lease] = {}
         """Leases that are being taken up; until the driver lists their runs they are reported as what they are, RESERVED."""
+        self._withdrawn: set[UUID] = set()
+        """Of these the lease is void before it was taken up."""
+        self._pauses: dict[UUID, float] = {}
+        """Of a run that cannot be taken up at the moment: seconds until it may be tried again."""
         self._gate = asyncio.Semaphore(driver.leases_at_once)
         self._group = asyncio.TaskGroup()
         self._next_report = 0.0
@@ -161,7 +168,8 @@ class Agent:
         clock = asyncio.get_running_loop().time
         await asyncio.sleep(max(self._next_report - clock(), 0))
         began = clock()
-        taken = list(self._taking.values())  # first, so that one which is done meanwhile is in either
+        # First, so that one which is done meanwhile is in either.
+        taken = [lease for lease in self._taking.values() if lease.run_id not in self._withdrawn]
         runs = await self.driver.list_runs()
         listed = {run.run_id for run in runs}
         taking = [lease for lease in taken if lease.run_id not in listed]
@@ -187,7 +195,9 @@ class Agent:
             await asyncio.wait({call, woken}, return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
                 with suppress(TimeoutError):
-                    return await asyncio.wait_for(call, 0.5)
+                    answer = await asyncio.wait_for(call, 0.5)
+                    self._known_inventory = answer.inventory_hash
+                    return answer
                 return SyncAnswer(ack_seq=self._seq, inventory_hash=self._known_inventory, next_wait=0.0)
             answer = await call
         finally:
@@ -218,37 +228,73 @@ class Agent:
         if answer.queues is not None:  # before the leases, which name queues
             await self.driver.apply_queues(answer.queues.queues)
             self._queues_hash = answer.queues.hash
-        for cancel in answer.cancels:
-            grace = 0 if cancel.why == "stale" else cancel.grace_seconds
-            await self.driver.cancel(cancel.run_id, cancel.why, grace)
-            if cancel.why == "stale":
-                self._follower.fence(cancel.run_id)
-        for run_id in answer.suspends:
-            await self.driver.suspend(run_id)
-        for run_id in answer.resumes:
-            await self.driver.resume(run_id)
-        for run_id in answer.forget:
-            await self.driver.forget(run_id)
-            self._follower.forget(run_id)
+        await self._each(self._cancel(cancel) for cancel in answer.cancels)
+        if stale := {cancel.run_id for cancel in answer.cancels if cancel.why == "stale"}:
+            self._withdrawn |= stale & self._taking.keys()
+            for run in await self.driver.list_runs():
+                if run.run_id in stale:
+                    self._follower.fence(run.run_id)
+        await self._each(self.driver.suspend(run_id) for run_id in answer.suspends)
+        await self._each(self.driver.resume(run_id) for run_id in answer.resumes)
+        await self._each(self._forget(run_id) for run_id in answer.forget)
         for lease in answer.leases:  # beside the next syncs: they take a while, and what is done is told meanwhile
             if lease.run_id not in self._taking:
                 self._taking[lease.run_id] = lease
+                self._follower.forget(lease.run_id)  # what was known is of an older lease
                 self._group.create_task(self._take(lease))
         if answer.leases or answer.cancels or answer.forget or answer.suspends or answer.resumes:
             self._changed.set()
 
+    async def _each(self, calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Await all, as many side by side as the driver makes calls: no report is sent meanwhile."""
+        gate = asyncio.Semaphore(self.driver.leases_at_once)
+
+        async def one(call: Coroutine[Any, Any, None]) -> None:
+            async with gate:
+                await call
+
+        await asyncio.gather(*(one(call) for call in calls))
+
+    async def _cancel(self, cancel: Cancel) -> None:
+        await self.driver.cancel(cancel.run_id, cancel.why, 0 if cancel.why == "stale" else cancel.grace_seconds)
+
+    async def _forget(self, run_id: UUID) -> None:
+        await self.driver.forget(run_id)
+        self._follower.forget(run_id)
+
     async def _take(self, lease: Lease) -> None:
         try:
             async with self._gate:
+                if lease.run_id in self._withdrawn:
+                    return
                 await self.driver.submit(lease, self.inputs(lease))
+            self._pauses.pop(lease.run_id, None)
         except DriverError as error:
             log.warning("lease_not_taken", run=str(lease.run_id), code=error.code, error=error.message)
-            if not error.give_back:
+            if error.give_back:
+                await self._rest(lease)
+            else:
                 with suppress(httpx.HTTPError, CallError):  # the service gives the lease again
                     await self._refuse(lease, error)
+        except (asyncio.CancelledError, ProxyError):
+            raise
+        except Exception:  # one run's trouble is not the others'
+            log.exception("lease_not_taken", run=str(lease.run_id))
+            await self._rest(lease)
         finally:
             self._taking.pop(lease.run_id, None)
+            self._withdrawn.discard(lease.run_id)
             self._changed.set()
+
+    async def _rest(self, lease: Lease) -> None:
+        """Keep a lease for a while before it is given back, longer each time: the service gives it again at once."""
+        if len(self._pauses) >= GIVEN_BACK_KEPT:
+            self._pauses.clear()  # of runs that went elsewhere
+        pause = self._pauses.get(lease.run_id, FIRST_PAUSE)
+        self._pauses[lease.run_id] = min(pause * 2, LONGEST_PAUSE)
+        ends = asyncio.get_running_loop().time() + pause
+        while lease.run_id not in self._withdrawn and asyncio.get_running_loop().time() < ends:
+            await asyncio.sleep(FIRST_PAUSE)
 
     async def _refuse(self, lease: Lease, error: DriverError) -> None:
         """Tell that a run cannot even be taken up; nothing of it is here that could be followed."""

@@ -55,6 +55,8 @@ class Connection:
         limits = httpx.Limits(max_connections=16, max_keepalive_connections=8)
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(30.0, connect=5.0), limits=limits)
         self.token = ""
+        self._renewals = 0
+        """Sessions that are about to begin: then a call of the one before may be refused as if another Proxy were there."""
 
     async def close(self) -> None:
         """Close all connections."""
@@ -80,28 +82,34 @@ class Connection:
         Raises:
             ProxyError: ``proxy.refused``.
         """
+        self._renewals += 1
         try:
             response = await self._call(
                 "POST", f"{self._proxies}/sessions", token=bootstrap, json=request.model_dump(mode="json")
             )
+            answer = SessionAnswer.model_validate_json(response.content)
+            self.token = answer.session_token
         except CallError as error:
             message = f"the service refuses this Proxy ({error.code}); check the cluster's name and its bootstrap token"
             raise ProxyError("proxy.refused", message) from error
-        answer = SessionAnswer.model_validate_json(response.content)
-        self.token = answer.session_token
+        finally:
+            self._renewals -= 1
         return answer
 
     async def _proxy_call(self, name: str, body: Any, **options: Any) -> httpx.Response:
+        sent_with = self.token
         try:
             return await self._call(
                 "POST",
                 f"{self._proxies}/{name}",
-                token=self.token,
+                token=sent_with,
                 content=body.model_dump_json(),
                 headers={"Content-Type": "application/json"},
                 **options,
             )
         except CallError as error:
+            if error.code == "proxy.fenced" and (self._renewals or self.token != sent_with):
+                raise CallError(401, "proxy.session", error.detail) from error  # it is ourselves who are newer
             if error.code == "proxy.fenced":
                 raise ProxyError("proxy.fenced", "a newer Proxy serves this cluster; this one stops") from error
             raise

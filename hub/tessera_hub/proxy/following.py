@@ -101,7 +101,7 @@ class Follower:
         return followed is not None and (followed.told or followed.dead)
 
     def fence(self, run_id: UUID) -> None:
-        """The service said that our lease of the run is void."""
+        """The service said that our lease of the run, which is here, is void."""
         self._known.setdefault(run_id, Followed()).dead = True
 
     def forget(self, run_id: UUID) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -41,6 +41,19 @@ def deliver(places: Places, settings: Settings, report: Path) -> int:
     courier.finish()
     report.write_text(courier.report())
     return 0
+
+
+class _Cut:
+    """Files that are not sent: how many, and the first of them with the reason."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.files: list[dict[str, str]] = []
+
+    def add(self, path: str, why: str) -> None:
+        self.count += 1
+        if len(self.files) < NAMED:
+            self.files.append({"path": path[:120].encode(errors="replace").decode(), "why": why})
 
 
 class Courier:
@@ -222,44 +235,50 @@ class Courier:
         rank = self.rank
         if rank is None:
             return
-        cut: dict[str, str] = {}
+        cut = _Cut()
         total = count = 0
         for path, file in self._outputs():
             why = "number of files" if count >= OUTPUT_FILES_LIMIT else self._send(path, file, "output", total)
             if isinstance(why, int):
                 total, count = total + why, count + 1
             else:
-                cut[path] = why
+                cut.add(path, why)
         if rank == 0 and (self._read(self.places.run / "exit.json") or {}).get("state") != "succeeded":
-            kept = list(files_below(self.places.run / self.settings.checkpoint_directory))[:OUTPUT_FILES_LIMIT]
-            sent = 0
-            for path, file in kept:
-                why = self._send(path, file, "checkpoint", total)
+            cut_before, sent = cut.count, 0
+            for number, (path, file) in enumerate(files_below(self.places.run / self.settings.checkpoint_directory)):
+                why = self._send(path, file, "checkpoint", total) if number < OUTPUT_FILES_LIMIT else "number of files"
                 if isinstance(why, int):
                     total, sent = total + why, sent + 1
                 else:
-                    cut[path] = why
+                    cut.add(path, why)
             # Half a checkpoint is none.
-            self.checkpoint = sent if sent == len(kept) else 0
-        if cut:
-            files = [
-                {"path": path[:120].encode(errors="replace").decode(), "why": why} for path, why in list(cut.items())[:NAMED]
-            ]
-            self.notes["outputs.cut"] = {"count": len(cut), "files": files}
+            self.checkpoint = sent if cut.count == cut_before else 0
+        if cut.count:
+            self.notes["outputs.cut"] = {"count": cut.count, "files": cut.files}
 
-    def _outputs(self) -> list[tuple[str, Path]]:
-        """All of ``output/``, and of ``work/`` what the inputs do not have like this; a name of both is given below ``work/``."""
-        inputs = self._read(self.places.control / "inputs.json") or {}
-        found = dict(files_below(self.places.run / "output"))
-        for path, file in files_below(self.places.run / "work"):
-            status = file.lstat()
-            if inputs.get(path) != [status.st_mtime_ns, status.st_size]:
-                found[f"work/{path}" if path in found else path] = file
+    def _outputs(self) -> Iterator[tuple[str, Path]]:
+        """All of ``output/``, and of ``work/`` what the inputs do not have like this; a name of both is given below ``work/``.
+
+        One after the other, since a program may leave millions.
+        """
         rank = self.rank
-        if not rank:
-            return list(found.items())
-        log = [(f"logs/part-{rank}.log", self.places.control / "output.log")]
-        return log + [(f"parts/{rank}/{path}", file) for path, file in found.items()]
+        if rank:
+            yield f"logs/part-{rank}.log", self.places.control / "output.log"
+        for path, file in self._left():
+            yield (f"parts/{rank}/{path}" if rank else path), file
+
+    def _left(self) -> Iterator[tuple[str, Path]]:
+        inputs = self._read(self.places.control / "inputs.json") or {}
+        names: set[str] = set()
+        for path, file in files_below(self.places.run / "output"):
+            if len(names) < OUTPUT_FILES_LIMIT:  # of both folders together no more are sent
+                names.add(path)
+            yield path, file
+        for path, file in files_below(self.places.run / "work"):
+            with contextlib.suppress(OSError):
+                status = file.lstat()
+                if inputs.get(path) != [status.st_mtime_ns, status.st_size]:
+                    yield (f"work/{path}" if path in names else path), file
 
     def _send(self, path: str, file: Path, kind: Literal["output", "checkpoint"], total: int) -> int | str:
         """Send one file; return its size, or why it is not kept."""

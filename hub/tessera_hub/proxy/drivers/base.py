@@ -222,7 +222,7 @@ class Driver(ABC):
 
     def room(self, runs: Sequence[NativeRun]) -> int:
         """How many more runs it takes now, beside *runs*, which it listed; the service promises it no more."""
-        return room_for_more(run.phase for run in runs)
+        return room_for_more(run.phase for run in runs if not run.managed_by_spawner)
 
     def streams(self, lease: Lease) -> Sequence[Stream]:
         """The streams of a run that :meth:`logs` can show."""

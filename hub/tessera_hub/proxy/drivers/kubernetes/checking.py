@@ -40,6 +40,8 @@ def of_api_error(error: ClusterApiError | ValueError) -> DriverError:
     """Return what an API server's refusal means for a run."""
     if isinstance(error, ClusterApiError) and (error.unreachable or error.status == 409):
         return DriverError("cluster.unreachable", f"the API server does not take it now: {error}", give_back=True)
+    if isinstance(error, ClusterApiError) and error.status == 403 and "exceeded quota" in error.message:
+        return DriverError("quota.native", error.message[:1000], give_back=True)
     if isinstance(error, ClusterApiError) and waits_for_queue(error.message):
         return DriverError("cluster.back_pressure", error.message[:1000], give_back=True)
     return DriverError("cluster.start_failed", str(error)[:1000])

@@ -27,7 +27,7 @@ from tessera_hub.proxy.drivers.kubernetes.cards import Device, node_selection, r
 from tessera_hub.proxy.drivers.kubernetes.checking import check_lease, never_started, of_api_error
 from tessera_hub.proxy.drivers.kubernetes.inventory import devices_of_node, has_shares
 from tessera_hub.proxy.drivers.kubernetes.kubelets import Kubelets
-from tessera_hub.proxy.drivers.kubernetes.making import kind_of, make_job
+from tessera_hub.proxy.drivers.kubernetes.making import claimant_of, kind_of, make_job
 from tessera_hub.proxy.drivers.kubernetes.mirror import QueueMirror
 from tessera_hub.proxy.drivers.kubernetes.options import ORDER, KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.permissions import system_namespace
@@ -60,6 +60,8 @@ LEASES_MAX: Final = 200
 """Leases that are taken at once: more would not be taken up before the service gives up waiting for them."""
 UNPLACED_MAX: Final = 2000
 """Runs that wait for a node, whatever the nodes could take: the service's order counts, not the engine's."""
+MAKE_SECONDS: Final = 2.0
+"""Pause before a job is tried again that could not be made since the API server was away."""
 T = TypeVar("T")
 
 
@@ -119,7 +121,7 @@ class KubernetesDriver(Driver):
         return self.options.volcano and self.features.jobs and self.features.floor
 
     async def start(self, source_of: Callable[[Lease], InputSource]) -> None:
-        """Look at the whole cluster, take in all runs, and make the jobs of interrupted submits.
+        """Look at the whole cluster and take in all runs.
 
         Raises:
             DriverError: ``cluster.unreachable``: refused, or no answer within a minute.
@@ -133,7 +135,7 @@ class KubernetesDriver(Driver):
         self.me = await self._patiently(lambda: own_subject(self.transport))
         await self.picture.start(volcano=self.features.jobs, seconds=SYNC_SECONDS)
         for record in await self._patiently(lambda: all_records(self.transport, self.options.prefix)):
-            await self._adopt(record)
+            self._adopt(record)
         self._tending = asyncio.create_task(self._tend_for_ever())
         self.mirror.start()
 
@@ -147,14 +149,10 @@ class KubernetesDriver(Driver):
                     raise DriverError("cluster.unreachable", f"the API server does not serve us: {error}") from error
             await asyncio.sleep(0.5)
 
-    async def _adopt(self, record: Record) -> None:
+    def _adopt(self, record: Record) -> Entry:
         entry = self._enter(record)
         log.info("run_adopted", run=str(record.lease.run_id), phase=entry.shown.phase.value)
-        if record.end is None and record.job_uid is None and record.order is None and record.lease.managed_by == "proxy":
-            try:
-                await self._make_job(entry, again=True)
-            except DriverError as error:
-                await self.tender.conclude(entry, never_started(record, error))
+        return entry
 
     def _enter(self, record: Record) -> Entry:
         shown = record.end.run if record.end is not None else living(record, self.tender.seen(record))
@@ -189,13 +187,15 @@ class KubernetesDriver(Driver):
     def room(self, runs: Sequence[NativeRun]) -> int:
         """So many as its nodes take pods, less those that have no node yet."""
         parts = {run_id: entry.record.size for run_id, entry in self._entries.items()}
-        unplaced = sum(parts.get(run.run_id, 1) for run in runs if run.phase in (Phase.DISPATCHED, Phase.PENDING))
+        # The pod of a workspace takes its slot, and its run stays DISPATCHED for as long as it lives.
+        waiting = [run for run in runs if run.phase in (Phase.DISPATCHED, Phase.PENDING) and not run.managed_by_spawner]
+        unplaced = sum(parts.get(run.run_id, 1) for run in waiting)
         return max(min(min(self.picture.pod_slots(), UNPLACED_MAX) - unplaced, LEASES_MAX), 0)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
     async def submit(self, lease: Lease, source: InputSource) -> None:
-        """Write the record, then make the job; a crash in between is made good at the next start."""
+        """Write the record, then make the job; what comes in between is made good by the looking task, also after a crash."""
         known = self._entries.get(lease.run_id)
         if known is not None:
             if known.record.lease.lease_token == lease.lease_token:
@@ -216,15 +216,57 @@ class KubernetesDriver(Driver):
         except (ClusterApiError, ValueError) as error:
             raise of_api_error(error) from error
         if record.lease.lease_token != lease.lease_token:
+            await self._end_unheard(record)
             raise DriverError("cluster.back_pressure", "an older lease of this run is still here", give_back=True)
         entry = self._enter(record)
         if lease.managed_by == "proxy" and record.end is None:
+            await self._make_at_once(entry)
+
+    async def _end_unheard(self, record: Record) -> None:
+        """See that the record of an older lease goes, of which this Proxy never heard that it was written."""
+        if record.job_uid is not None:
+            self._adopt(record)
+            return
+        with contextlib.suppress(ClusterApiError):
+            await self.tender.remove(record)
+
+    async def _make_at_once(self, entry: Entry) -> None:
+        try:
+            await self._make_job(entry)
+        except DriverError as error:
+            # Without an answer nobody knows whether the job is there, so the record stays, too.
+            if error.code == "cluster.unreachable":
+                self._make_later(entry, error)
+                return
             try:
-                await self._make_job(entry)
-            except DriverError:
-                self._entries.pop(lease.run_id, None)
-                await self.tender.remove(record)
-                raise
+                await self.tender.remove(entry.record)
+            except ClusterApiError as away:
+                self._make_later(entry, away)
+                return
+            self._entries.pop(entry.record.lease.run_id, None)
+            raise
+
+    async def _make_good(self, entry: Entry, gate: asyncio.Semaphore) -> None:
+        """Make the job of a run that lacks it, since a submit was interrupted."""
+        async with gate:
+            try:
+                await self._make_job(entry, again=True)
+            except DriverError as error:
+                if error.code == "cluster.unreachable":
+                    self._make_later(entry, error)
+                    return
+                try:
+                    await self.tender.conclude(entry, never_started(entry.record, error))
+                except ClusterApiError as away:
+                    self._make_later(entry, away)
+            except Exception as error:  # one run's trouble is not the others'
+                log.exception("job_not_made", run=entry.name)
+                self._make_later(entry, error)
+
+    @staticmethod
+    def _make_later(entry: Entry, error: Exception) -> None:
+        entry.make_at = asyncio.get_running_loop().time() + MAKE_SECONDS
+        log.warning("job_not_made", run=entry.name, error=str(error))
 
     def _template(self, lease: Lease) -> dict[str, Any]:
         request = lease.spec.roles[0].resources.cards
@@ -270,7 +312,8 @@ class KubernetesDriver(Driver):
             made = known or await self._new_job(record)
             if not record.is_service:
                 self.picture.put_job(kind, made)
-            await self.tender.note(entry, {JOB: made["metadata"]["uid"]}, job_uid=made["metadata"]["uid"])
+            claimant = claimant_of(kind, made, record.size)
+            await self.tender.note(entry, {JOB: claimant}, job_uid=claimant)
         except (ClusterApiError, ValueError) as error:
             raise of_api_error(error) from error
         finally:
@@ -335,6 +378,8 @@ class KubernetesDriver(Driver):
             living = [entry for entry in self._entries.values() if entry.record.end is None and not entry.making]
             waiting = [entry for entry in living if every or entry.name in changed or entry.is_due(now, LOOK_SECONDS)]
             waiting.sort(key=lambda entry: entry.causes_at)  # who was not asked about for longest comes first
+            unmade = [entry for entry in living if entry.lacks_job and now >= entry.make_at]
+            await asyncio.gather(*(self._make_good(entry, gate) for entry in unmade))
             await asyncio.gather(*(self.tender.tend(entry, gate) for entry in waiting))
             await asyncio.sleep(LOOK_REST_SECONDS)
             with contextlib.suppress(TimeoutError):

@@ -29,7 +29,7 @@ def as_it_stands(pod: Document, node: Document | None, now: datetime) -> Documen
         return pod
     if not is_collected(pod):
         given_up = deleted is not None and moment(deleted) <= now
-        if not given_up or _answers(node) or status.get("phase") in ("Succeeded", "Failed"):
+        if not given_up or answers(node) or status.get("phase") in ("Succeeded", "Failed"):
             return pod
     # Of a node that is gone its pods still tell since when it was silent; one that is back says nothing of that time.
     silent = next((ready for ready in (_ready(node), _made_unready(pod)) if ready.get("status") in ("False", "Unknown")), {})
@@ -49,7 +49,8 @@ def is_collected(pod: Document) -> bool:
     )
 
 
-def _answers(node: Document | None) -> bool:
+def answers(node: Document | None) -> bool:
+    """Whether a node is there and ready."""
     return _ready(node).get("status") == "True"
 
 

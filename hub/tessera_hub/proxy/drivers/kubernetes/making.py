@@ -25,6 +25,15 @@ def kind_of(record: Record, *, volcano: bool) -> Kind:
     return objects.VOLCANO_JOBS if volcano else objects.PLAIN_JOBS
 
 
+def claimant_of(kind: Kind, made: Document, size: int) -> str:
+    """Return under which name the pods of a run claim it, where they do so as one, and it is billed: their job's.
+
+    Pods of a Volcano job see its uid in the name of their group only (``objects.VOLCANO_JOB_FIELD``).
+    """
+    metadata = made["metadata"]
+    return f"{metadata['name']}-{metadata['uid']}" if size > 1 and kind is objects.VOLCANO_JOBS else str(metadata["uid"])
+
+
 def make_job(
     transport: Transport, record: Record, options: KubernetesOptions, template: Document, queue: str | None, *, volcano: bool
 ) -> dict[str, Any]:

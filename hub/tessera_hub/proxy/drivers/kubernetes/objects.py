@@ -53,7 +53,8 @@ MEMORY_SLACK_MIB: Final = 256
 """Above what was asked for, as for local runs: the runner ends a run at its limit and tells so, the kernel is the backstop."""
 DELIVERY_SECONDS: Final = 300
 KILL_SLACK_SECONDS: Final = 10
-WALL_SLACK_SECONDS: Final = 600
+WALL_SLACK_SECONDS: Final = 3600
+"""Besides the time of the run, for its image, preparation and delivery: the limit itself is kept by the runner."""
 SECRET_LIMIT: Final = 900_000
 _COURIER: Final = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 
@@ -255,7 +256,7 @@ def pod_template(
         ],
     }
     if longest is not None:
-        pod["activeDeadlineSeconds"] = longest + grace + WALL_SLACK_SECONDS
+        pod["activeDeadlineSeconds"] = longest + grace + WALL_SLACK_SECONDS + (options.gang_seconds if parts > 1 else 0)
     if parts > 1 and not scheduler:
         pod["subdomain"] = run_name(lease.run_id)
     if card_resources:

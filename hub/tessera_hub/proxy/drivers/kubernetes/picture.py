@@ -14,6 +14,7 @@ from tessera_hub.proxy.drivers.kubernetes.options import RUN, SITE, KubernetesOp
 from tessera_hub.proxy.drivers.kubernetes.ranks import by_rank
 from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.kubernetes.standing import has_begun
+from tessera_hub.proxy.drivers.runrecords import moment
 from tessera_hub.schemas.protocol import Pool
 from volcano_client.kinds import POD_GROUPS, Kind
 from volcano_client.transport import Transport
@@ -115,7 +116,7 @@ class Picture:
     def pods(self, record: Record) -> list[Document]:
         """The pods of a run."""
         found = list(self._pods_of.get(str(record.lease.run_id), {}).values())
-        return [pod for pod in found if pod["metadata"].get("namespace") == record.namespace]
+        return [pod for pod in found if pod["metadata"].get("namespace") == record.namespace and _belongs(pod, record)]
 
     def pod(self, record: Record) -> Document | None:
         """The pod of a run; one that has begun counts before any other, since a second one lost the claim."""
@@ -133,6 +134,10 @@ class Picture:
         """Return the runs whose pods or jobs have changed since the last call."""
         # Taken one by one: the watches' threads add to it meanwhile.
         return {self._touched.pop() for _ in range(len(self._touched))}
+
+    def wake(self) -> None:
+        """Have the runs looked at."""
+        self._woken()
 
     # --- called from the watches' threads -------------------------------------------------------------------------
 
@@ -179,6 +184,15 @@ class Picture:
             else:
                 self._groups_of.pop(owner["uid"], None)
         self._woken()
+
+
+def _belongs(pod: Document, record: Record) -> bool:
+    """Whether a pod with the name of a run is of this lease: of one that was given back a pod may still be there."""
+    if record.is_service or record.lease.managed_by == "spawner":
+        return True
+    if record.job_uid is None:
+        return moment(pod["metadata"]["creationTimestamp"]) >= record.received_at
+    return any(record.job_uid.endswith(str(owner["uid"])) for owner in pod["metadata"].get("ownerReferences") or ())
 
 
 def without_bulk(document: Document) -> Document:

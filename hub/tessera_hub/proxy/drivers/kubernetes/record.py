@@ -55,6 +55,7 @@ class Record:
     uid: str
     received_at: datetime
     job_uid: str | None = None
+    """Of its job, once that was made; of a Volcano job of several parts the name under which they claim, which ends with it."""
     order: Order | None = None
     suspends: tuple[tuple[str, datetime], ...] = ()
     end: End | None = None

@@ -76,7 +76,7 @@ async def look_at_service(tender: Tender, entry: Entry) -> None:
         for pod in pods:
             if not services.is_over(pod):
                 await tender.tell_pod(entry, pod, {"suspended": record.is_suspended})
-        await tender.listen_now_and_then(entry, seen)
+        tender.listen(entry, seen)
     if not record.served:
         await tender.look_for_causes(entry, seen)
     entry.shown = services.living(record, replace(seen, suspended=entry.suspended, causes=entry.causes))

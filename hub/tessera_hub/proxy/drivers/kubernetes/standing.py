@@ -255,13 +255,20 @@ def _taken(pod: Document) -> tuple[Phase, Reason]:
     return Phase.FAILED, reason_of("cluster.cancelled")
 
 
+def _stopped(pod: Document) -> tuple[Phase, Reason]:
+    """What became of a run whose program was stopped, and not by us."""
+    if str((pod.get("status") or {}).get("reason") or "") == "DeadlineExceeded":
+        return Phase.FAILED, reason_of("limit.time")
+    return _taken(pod)
+
+
 def _outcome(
     record: Record, pod: Document, main: Document, told: Mapping[str, Any] | None
 ) -> tuple[Phase, Reason | None, int | None]:
     code = main.get("exitCode") if main.get("reason") != UNKNOWN_END else None  # the kubelet's own word then, no program's
     status = code if type(code) is int and 0 <= code <= EXIT_CODE_LIMIT else None
     if told is not None and told.get("state") in ("succeeded", "failed", "cancelled", "preempted"):
-        return told_outcome(told, record.order, status, _taken(pod))
+        return told_outcome(told, record.order, status, _stopped(pod))
     detail = {"exit_code": status}
     if main.get("reason") == "OOMKilled":
         return Phase.FAILED, reason_of("limit.memory", "", detail), status

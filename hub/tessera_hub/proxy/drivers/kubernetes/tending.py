@@ -15,10 +15,9 @@ from typing import Any, Final
 import structlog
 
 from tessera_hub.proxy.drivers.base import NativeRun
-from tessera_hub.proxy.drivers.couriers import progress_of
-from tessera_hub.proxy.drivers.foreign import read_foreign
 from tessera_hub.proxy.drivers.kubernetes import lostnodes, objects, ranks, standing
 from tessera_hub.proxy.drivers.kubernetes.calls import in_thread
+from tessera_hub.proxy.drivers.kubernetes.listening import Listener
 from tessera_hub.proxy.drivers.kubernetes.objects import KILL_SLACK_SECONDS
 from tessera_hub.proxy.drivers.kubernetes.options import COMPANY, END, ORDER, RECORD
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
@@ -39,8 +38,6 @@ EVENTS_SECONDS: Final = 2.0
 """How long a run waits before events are asked why, and the pause between two such looks."""
 EVENTS_REST: Final = 20
 """How many times as long as a look at events took passes before the next: the API server goes through all of a namespace."""
-TOLD_SECONDS: Final = 0.8
-"""Pause between two readings of what a courier told."""
 LOST_SECONDS: Final = 5.0
 """A job that is not in the watch's picture this long after it was made is gone."""
 CHECKPOINT_SECONDS: Final = 20
@@ -58,6 +55,8 @@ class Entry:
     progress: Progress | None = None
     suspended: bool | None = None
     told_at: float = 0.0
+    listens: bool = False
+    """What its courier told is being read."""
     missing_since: float | None = None
     told_orders: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Uid of a pod → the order that it was shown."""
@@ -70,12 +69,21 @@ class Entry:
     """When it was looked at last; 0: it is to be looked at now."""
     making: bool = False
     """Its job is being made: nothing is looked at before that is written down."""
+    make_at: float = 0.0
+    """Not before this its job is tried again, if it could not be made."""
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     name: str = ""
     """The run's id as its pods have it."""
 
     def __post_init__(self) -> None:
         self.name = str(self.record.lease.run_id)
+
+    @property
+    def lacks_job(self) -> bool:
+        """Whether its job is still to be made."""
+        record = self.record
+        is_over = record.end is not None or record.order is not None or record.gave_up is not None or record.gave_back is not None
+        return record.job_uid is None and record.lease.managed_by == "proxy" and not is_over
 
     def is_due(self, now: float, seconds: float) -> bool:
         """Whether it is to be looked at although nothing of it has changed in Kubernetes, since its last look is so old."""
@@ -116,6 +124,7 @@ class Tender:
         self.gang_seconds = gang_seconds
         self.missing_seconds = missing_seconds
         self.picture = picture
+        self._listener = Listener(transport, picture.wake)
         self._asking = asyncio.Lock()
         self._next_asking = 0.0
 
@@ -177,7 +186,7 @@ class Tender:
             notebook = record.lease.spec.kind is TaskKind.NOTEBOOK
             waits = bool(record.suspends) and entry.suspended is not record.is_suspended
             if notebook or waits:
-                await self.listen_now_and_then(entry, seen)
+                self.listen(entry, seen)
         else:
             await self.look_for_causes(entry, seen)
         seen = self.seen(entry.record, entry)
@@ -215,10 +224,10 @@ class Tender:
             await self.tell_pod(entry, pod, {"why": order.why, "grace_seconds": order.grace_seconds})
         late = datetime.now(UTC) - order.at - timedelta(seconds=order.grace_seconds + 2 * KILL_SLACK_SECONDS)
         if late > timedelta(0) and not entry.is_late:
-            entry.is_late = True
             log.warning("run_does_not_end", run=str(record.lease.run_id))
             for pod in pods_of(seen):
                 await self._patch_pod(pod, {"spec": {"activeDeadlineSeconds": 1}})
+            entry.is_late = True
 
     async def _end_unbegun(self, entry: Entry, seen: Seen) -> None:
         """Take away a run whose user code has not begun by what is seen, pods first: their own grace is made for a delivery.
@@ -254,7 +263,9 @@ class Tender:
     async def _lead(self, entry: Entry, seen: Seen) -> None:
         """Bring several pods together: all start, or none, and one that fails ends the others."""
         record = entry.record
-        if ranks.is_late(ranks.half_placed_since(record, seen), self.gang_seconds, datetime.now(UTC)):
+        if record.gave_back is None and ranks.is_late(
+            ranks.half_placed_since(record, seen), self.gang_seconds, datetime.now(UTC)
+        ):
             why = f"only some of {record.size} parts found a place within {self.gang_seconds} s"
             await self.note(entry, {GAVE_BACK: why}, gave_back=why)
         if entry.record.gave_back is not None or ranks.cannot_meet(record, seen):
@@ -337,22 +348,12 @@ class Tender:
             ended = asyncio.get_running_loop().time()
             self._next_asking = ended + EVENTS_REST * (ended - now)
 
-    async def listen_now_and_then(self, entry: Entry, seen: Seen) -> None:
-        """Read the last line of the courier."""
-        now, pod = asyncio.get_running_loop().time(), seen.ranks.get(0, seen.pod)
-        if pod is None or now - entry.told_at <= TOLD_SECONDS:
-            return
-        entry.told_at = now
-        path = objects.PODS.path(pod["metadata"]["namespace"], f"{pod['metadata']['name']}/log")
-        try:
-            text = await in_thread(lambda: self.transport.raw("GET", path, query={"container": "deliver", "tailLines": 1}))
-        except ClusterApiError:
-            return
-        told = read_foreign(text.strip()) or {}
-        if isinstance(told.get("progress"), dict):
-            entry.progress = progress_of(told["progress"]) or entry.progress
-        if isinstance(told.get("suspended"), bool):
-            entry.suspended = told["suspended"]
+    def listen(self, entry: Entry, seen: Seen) -> None:
+        """Have the last line of the courier read; a node that is down would not answer."""
+        pod = seen.ranks.get(0, seen.pod)
+        name = "" if pod is None else str((pod.get("spec") or {}).get("nodeName"))
+        if lostnodes.answers(self.picture.node(name)):
+            self._listener.listen(entry, pod)
 
     # --- the record -----------------------------------------------------------------------------------------------
 
