@@ -69,6 +69,7 @@ def record(make_lease: LeaseMaker) -> Record:
 def pod(record: Record, rank: int, state: dict[str, Any], **metadata: Any) -> dict[str, Any]:
     labels = {SITE: "t", RUN: str(record.lease.run_id)}
     common = {"namespace": "n", "labels": labels, "creationTimestamp": NOW.isoformat(), "finalizers": [RECORD]}
+    common["ownerReferences"] = [{"uid": "job"}]
     return {
         "metadata": {"name": f"p-{rank}", "uid": f"u{rank}", "annotations": {ranks.INDEX: str(rank)}, **common, **metadata},
         "spec": {"nodeName": "here"},

@@ -353,6 +353,8 @@ class KubernetesDriver(Driver):
     async def _suspends(self, entry: Entry, state: str) -> None:
         if entry.record.order is not None or entry.record.is_suspended is (state == "suspended"):
             return
+        if entry.suspended is None:  # until its courier tells that it obeyed
+            entry.suspended = state != "suspended"
         suspends = (*entry.record.suspends, (state, datetime.now(UTC).replace(microsecond=0)))
         text = json.dumps([[what, at.isoformat()] for what, at in suspends])
         await self._noted(entry, {SUSPENDS: text}, suspends=suspends)
