@@ -128,7 +128,7 @@ def _sign_in(c: Any, here: Settings, keys: Path) -> None:
 
     c.JupyterHub.authenticator_class = "tessera_hub.signin.PasswordAuthenticator"
     c.PasswordAuthenticator.key = _key(keys, "sign-in-key")
-    c.Authenticator.allow_all = True  # a password is given by the operator, who has one is welcome
+    c.PasswordAuthenticator.allow_all = True  # a password is given by the operator, who has one is welcome
     c.Authenticator.admin_users = set(here.operators)
     c.JupyterHub.load_groups = groups_of(here.people)
     c.JupyterHub.custom_scopes = CUSTOM_SCOPES

@@ -100,7 +100,7 @@ def _sign_in(c: Any, here: Installation) -> None:
     c.JupyterHub.authenticator_class = "tessera_hub.signin.PasswordAuthenticator"
     c.PasswordAuthenticator.key = here.secret("sign-in-key")
     c.PasswordAuthenticator.only_person = here.owner if here.single_person else ""
-    c.Authenticator.allow_all = True  # a password is given by the operator, who has one is welcome
+    c.PasswordAuthenticator.allow_all = True  # a password is given by the operator, who has one is welcome
     c.Authenticator.admin_users = {here.owner}
     c.JupyterHub.load_groups = groups_of(here.people_and_tenants())
     c.JupyterHub.custom_scopes = CUSTOM_SCOPES

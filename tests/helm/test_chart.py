@@ -53,7 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "everything said": {
         "publicUrl": "https://hub.example.org",
-        "contact": "gpu-team@example.org",
+        "contact": "IT desk: gpu-team@example.org #4",
         "currency": "EUR",
         "timeZone": "Europe/Berlin",
         "operators": ["ada", "bob"],
@@ -65,7 +65,11 @@ CASES: dict[str, dict[str, Any]] = {
             "scans": {"claim": "scans", "folder": "v1", "description": "CT “raw”", "tenants": ["physics", "模型"]},
         },
         "images": {"registry": "images.example.org/x", "tag": "7", "pullSecrets": ["pull"]},
-        "hub": {"extraConfig": {"10-first": "c.A.b = 1", "20-second": "if True:\n    c.A.c = 2"}},
+        "hub": {
+            "extraConfig": {"10-first": "c.A.b = 1", "20-second": "if True:\n    c.A.c = 2"},
+            "extraSecret": "sign-in",
+            "egress": ["203.0.113.0/24"],
+        },
         "frontDoor": {"type": "LoadBalancer", "port": 8080, "annotations": {"a": "b"}, "sources": ["192.0.2.0/24"]},
         "proxy": {"egress": ["198.51.100.0/24"], "pullSecret": "pull", "plainGangs": True, "tenantQuota": {"pods": "7"}},
         "workspaces": {
@@ -98,6 +102,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"datasets": {"birds": {"claim": "birds", "folder": "/v1"}}}, "/datasets/birds/folder"),
     ({"replicas": 3}, "replicas"),
     ({"hub": {"replicas": 3}}, "replicas"),
+    ({"hub": {"extraSecret": "No name"}}, "/hub/extraSecret"),
+    ({"hub": {"egress": ["ldap.example.org"]}}, "/hub/egress/0"),
     ({"images": {"pullPolicy": "Sometimes"}}, "/images/pullPolicy"),
     ({"images": {"tag": "a b"}}, "/images/tag"),
     ({"service": {"storage": {"size": "much"}}}, "/service/storage/size"),
@@ -199,7 +205,7 @@ def test_each_component_sees_only_its_own_keys(rendered: dict[str, list[Document
     for name, pod in pod_templates(rendered[case]):
         keys = seen.setdefault(name.removeprefix("tessera-"), set())
         for volume in pod["spec"].get("volumes", []):
-            if "secret" in volume:
+            if "secret" in volume and volume["name"] != "extra":  # the operator's own
                 keys |= {item["key"] for item in volume["secret"]["items"]}
         for container in containers(pod["spec"]):
             for variable in container.get("env", []):
@@ -215,6 +221,22 @@ def test_each_component_sees_only_its_own_keys(rendered: dict[str, list[Document
     }
     for component, keys in seen.items():
         assert keys <= allowed[component], component
+
+
+def test_words_networks_and_a_secret_of_the_operators_arrive(rendered: dict[str, list[Document]]) -> None:
+    documents = rendered["everything said"]
+    pods = dict(pod_templates(documents))
+    assert "--TesseraService.contact=IT desk: gpu-team@example.org #4" in pods["tessera-service"]["spec"]["containers"][0]["args"]
+    [extra] = [v for v in pods["tessera-hub"]["spec"]["volumes"] if v["name"] == "extra"]
+    assert extra["secret"]["secretName"] == "sign-in"
+    assert {"name": "extra", "mountPath": "/run/tessera-extra", "readOnly": True} in (
+        pods["tessera-hub"]["spec"]["containers"][0]["volumeMounts"]
+    )
+    egress = named(documents, "NetworkPolicy", "tessera-hub")["spec"]["egress"]
+    assert {"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]} in egress
+    # A node would else put its own address in the place of the caller's.
+    assert named(documents, "Service", "tessera-front-door")["spec"]["externalTrafficPolicy"] == "Local"
+    assert "externalTrafficPolicy" not in named(rendered["default"], "Service", "tessera-front-door")["spec"]
 
 
 def test_keys_are_hexadecimal_and_differ(rendered: dict[str, list[Document]]) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from jupyterhub.app import JupyterHub
+from jupyterhub.auth import DummyAuthenticator
 from pydantic import ValidationError
 from sqlalchemy import create_engine, text
 from traitlets.config import Config
 
 from tessera_hub.chart import configure, main, wait_for_database
 from tessera_hub.passwords import password_of
+from tessera_hub.signin import PasswordAuthenticator
 
 KEYS = {name: format(number, "064x") for number, name in enumerate(("hub-cookie", "proxy-token", "service-token"), 1)}
 KEYS |= {"spawner-token": "d" * 64, "sign-in-key": "e" * 64}
@@ -72,6 +74,14 @@ def test_the_hub_speaks_with_the_other_pods_and_leaves_servers_alone(places: tup
     proxy = hub.proxy_class(config=hub.config)
     assert (proxy.should_start, proxy.api_url) == (False, "http://t-front-door-api.ns.svc:8001")
     assert proxy.auth_token == KEYS["proxy-token"]
+
+
+def test_who_has_a_password_is_welcome_and_another_authenticator_keeps_its_rules(places: tuple[Path, Path]) -> None:
+    found = configured(places)
+    assert PasswordAuthenticator(config=found).allow_all
+    other = DummyAuthenticator(config=found, allowed_users={"ada"})
+    assert not other.allow_all
+    assert not other.check_allowed("mallory", {"name": "mallory"})
 
 
 def test_people_are_of_their_tenants_and_operators_operate(places: tuple[Path, Path]) -> None:
