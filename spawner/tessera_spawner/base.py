@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any, Final, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import httpx
 from jupyterhub.spawner import Spawner, SpawnException
@@ -272,10 +272,13 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         reservation, self.reservation = self.reservation, None
         try:
             await super().stop(now=now)
-        finally:
-            if reservation is not None:
-                self._report(reservation, "SUCCEEDED", reason="workspace.stopped")
-                await asyncio.wait(self._reports, timeout=LAST_REPORT_SECONDS)
+        except BaseException:
+            # It may live on, and what it holds and costs goes on with it.
+            self.reservation = reservation
+            raise
+        if reservation is not None:
+            self._report(reservation, "SUCCEEDED", reason="workspace.stopped")
+            await asyncio.wait(self._reports, timeout=LAST_REPORT_SECONDS)
 
     async def poll(self) -> Any:
         """Report the end when the server ended by itself."""
@@ -385,11 +388,6 @@ class TesseraSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no types
         task = asyncio.ensure_future(self._send_patiently(reservation, phase, **values))
         self._reports.add(task)
         task.add_done_callback(self._reports.discard)
-
-    def workspace_page(self) -> str:
-        """Return the page of this workspace in the portal."""
-        task_id = self.reservation.task_id if self.reservation else ""
-        return f"{self.public_service_url}/workspaces/{quote(task_id)}"
 
 
 def _no_reservation() -> tuple[str, str]:

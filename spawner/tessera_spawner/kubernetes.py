@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Final, cast
 
+from aiohttp import ClientError
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubespawner import KubeSpawner
 from kubespawner.clients import shared_client
@@ -34,7 +35,7 @@ from tessera_hub.schemas.workspaces import Reservation
 from tessera_hub.tasks.reasons import localised
 from tessera_spawner.base import WITHDRAWN_CHECK_SECONDS, TesseraSpawner, memory_limit_mib
 from tessera_spawner.failures import StartRefused
-from tessera_spawner.pod_events import end_of, ended_at, is_hopeless, is_stuck, notice_of, started_at, waits_for
+from tessera_spawner.pod_events import end_of, ended_at, is_hopeless, is_stuck, notice_of, of_api_error, started_at, waits_for
 from tessera_spawner.pods import (
     QUEUE_ANNOTATION,
     RESTRICTED,
@@ -152,6 +153,10 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
     def _default_storage(self) -> bool:
         return True
 
+    @default("k8s_api_request_retry_timeout")
+    def _default_retries(self) -> int:
+        return 600
+
     # -- what was granted
 
     def apply_reservation(self, reservation: Reservation) -> None:
@@ -260,7 +265,7 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
             await self._take_cards(reservation)
             await self._take_queue(reservation)
         except ApiException as error:
-            raise self._refused(_of_api_error(error), 503) from error
+            raise self._refused(of_api_error(error), 503) from error
 
     async def _start(self) -> Any:
         """Make the pod and wait until it runs; meanwhile see whether it still can, and whether it is still wanted.
@@ -283,7 +288,7 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
                     task.cancel()
                 await asyncio.gather(work, watch, return_exceptions=True)
         except ApiException as error:
-            raise self._refused(_of_api_error(error), 503) from error
+            raise self._refused(of_api_error(error), 503) from error
 
     async def _watch(self, reservation: Reservation) -> None:
         """Tell what the pod's events say, and end a start that cannot succeed. Returns never."""
@@ -347,6 +352,17 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
             return False
         return True
 
+    async def _make_delete_pod_request(
+        self, pod_name: str, delete_options: Any, grace_seconds: int, request_timeout: float
+    ) -> bool:
+        """Delete the pod; False: try again. KubeSpawner's gives up at the first error, and the pod would run on unpaid."""
+        try:
+            done = await super()._make_delete_pod_request(pod_name, delete_options, grace_seconds, request_timeout)
+            return bool(done)
+        except (ApiException, ClientError) as error:
+            self.log.warning("cannot delete %s yet: %s %s", pod_name, type(error).__name__, getattr(error, "status", ""))
+            return False
+
     # -- how it fares
 
     def native_id(self) -> str:
@@ -375,16 +391,3 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
 
 def _told(reason: Reason | None) -> dict[str, Any]:
     return {} if reason is None else {"reason": reason.code, "detail": reason.detail}
-
-
-def _of_api_error(error: ApiException) -> Reason:
-    """Return what a refusal of the API server means; its words name no secret."""
-    try:
-        words = str(json.loads(error.body or "{}").get("message", ""))[:500]
-    except ValueError:
-        words = ""
-    if error.status == 403:
-        return reason_of("quota.native" if "exceeded quota" in words else "cluster.refused", words)
-    if error.status in (400, 404, 422):
-        return reason_of("cluster.start_failed", words)
-    return reason_of("cluster.unreachable", words or f"status {error.status}")

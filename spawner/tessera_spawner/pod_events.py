@@ -6,10 +6,13 @@ Pods and events are the API's objects as plain dictionaries. Sources: kubernetes
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from kubernetes_asyncio.client.exceptions import ApiException
 
 from tessera_hub.proxy.drivers.kubernetes.reasons import reason_for
 from tessera_hub.proxy.drivers.outcome import reason_of
@@ -142,3 +145,16 @@ def _taken(status: Document) -> Reason:
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             return reason_of("cluster.evicted", str(condition.get("message", ""))[:1000], {"reason": condition.get("reason", "")})
     return reason_of("cluster.cancelled", "the pod is being deleted in the cluster itself")
+
+
+def of_api_error(error: ApiException) -> Reason:
+    """Return what a refusal of the API server means; its words name no secret."""
+    try:
+        words = str(json.loads(error.body or "{}").get("message", ""))[:500]
+    except ValueError:
+        words = ""
+    if error.status == 403:
+        return reason_of("quota.native" if "exceeded quota" in words else "cluster.refused", words)
+    if error.status in (400, 404, 422):
+        return reason_of("cluster.start_failed", words)
+    return reason_of("cluster.unreachable", words or f"status {error.status}")
