@@ -80,7 +80,10 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "service": {"snapshotLimitBytes": 5_000_000_000, "storage": {"size": "1Ti", "className": "fast"}},
         "disruptions": {"allowed": 0},
-        "networkPolicies": {"apiServer": {"cidrs": ["0.0.0.0/0", "::/0"], "ports": [443]}},
+        "networkPolicies": {
+            "apiServer": {"cidrs": ["0.0.0.0/0", "::/0"], "ports": [443]},
+            "dns": {"cidrs": ["169.254.20.10/32"], "ports": [53, 5353]},
+        },
         "nodeSelector": {"role": "system"},
         "tolerations": [{"key": "system", "operator": "Exists"}],
     },
@@ -118,6 +121,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"proxy": {"egress": ["10.0.0.0/33"]}}, "/proxy/egress/0"),
     ({"hub": {"resources": {"limits": {"memory": "2 GB"}}}}, "/hub/resources/limits/memory"),
     ({"networkPolicies": {"apiServer": {"ports": []}}}, "/networkPolicies/apiServer/ports"),
+    ({"networkPolicies": {"dns": {"ports": []}}}, "/networkPolicies/dns/ports"),
     ({"priorityClasses": {"system": 2_000_000_000}}, "/priorityClasses/system"),
     ({"disruptions": {"allowed": 2}}, "/disruptions/allowed"),
     ({"volcano": {"queues": [{"name": "a", "weight": 0}]}}, "/volcano/queues/0/weight"),
@@ -234,6 +238,9 @@ def test_words_networks_and_a_secret_of_the_operators_arrive(rendered: dict[str,
     )
     egress = named(documents, "NetworkPolicy", "tessera-hub")["spec"]["egress"]
     assert {"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]} in egress
+    names = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+    assert egress[0]["to"] == [names, {"ipBlock": {"cidr": "169.254.20.10/32"}}]
+    assert [(p["protocol"], p["port"]) for p in egress[0]["ports"]] == [("UDP", 53), ("TCP", 53), ("UDP", 5353), ("TCP", 5353)]
     # A node would else put its own address in the place of the caller's.
     assert named(documents, "Service", "tessera-front-door")["spec"]["externalTrafficPolicy"] == "Local"
     assert "externalTrafficPolicy" not in named(rendered["default"], "Service", "tessera-front-door")["spec"]

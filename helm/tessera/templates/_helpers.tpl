@@ -130,7 +130,14 @@ http://{{ include "tessera.host" (dict "root" . "component" "front-door") }}:{{ 
 {{- define "tessera.egressToNames" -}}
 - to:
     - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Values.networkPolicies.dnsNamespace }}}}
-  ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]
+    {{- range .Values.networkPolicies.dns.cidrs }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+  ports:
+    {{- range .Values.networkPolicies.dns.ports }}
+    - {protocol: UDP, port: {{ . }}}
+    - {protocol: TCP, port: {{ . }}}
+    {{- end }}
 {{- end }}
 
 {{/* To the networks that the values name, or else to what the cluster says of its API server: the Service and the machines behind. */}}
