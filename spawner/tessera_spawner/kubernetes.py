@@ -51,6 +51,8 @@ from volcano_client.objects import PREEMPTABLE
 LOOK_SECONDS: Final = 0.5
 LAST_WORDS_SECONDS: Final = 5
 """How long before the hub loses patience a start that still waits is ended, with its reason."""
+DELETE_SECONDS: Final = 600
+"""For so long the deletion of a pod is tried."""
 DECLARED: Final = TypeAdapter(dict[DatasetName, ClaimDataset])
 VOLCANO_GROUP: Final = "scheduling.volcano.sh"
 
@@ -152,10 +154,6 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
     @default("storage_pvc_ensure")
     def _default_storage(self) -> bool:
         return True
-
-    @default("k8s_api_request_retry_timeout")
-    def _default_retries(self) -> int:
-        return 600
 
     # -- what was granted
 
@@ -351,6 +349,16 @@ class TesseraKubeSpawner(TesseraSpawner, KubeSpawner):  # type: ignore[misc]  # 
                 self._clears = False
             return False
         return True
+
+    async def stop(self, now: bool = False) -> None:
+        """Delete the pod and wait until it is gone; an API server that is away is waited for longer than at a start."""
+        name = "k8s_api_request_retry_timeout"
+        usual = self.trait_values()[name]
+        self.set_trait(name, max(usual, DELETE_SECONDS))
+        try:
+            await super().stop(now=now)
+        finally:
+            self.set_trait(name, usual)
 
     async def _make_delete_pod_request(
         self, pod_name: str, delete_options: Any, grace_seconds: int, request_timeout: float

@@ -17,6 +17,7 @@ from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.bounds import MOST_READ, DatasetName
 from tessera_hub.schemas.resources import CENTI_CARDS_PER_CARD, CardMode, CardRequest, Resources
 from tessera_hub.schemas.tasks import Lifecycle, Role, TaskKind, TaskSpec
+from tessera_hub.schemas.workspaces import DEFAULT_NAME
 
 COMPUTE: Final = ("cpu", "share", "mig", "whole")
 SHARE_STEP: Final = 5
@@ -109,7 +110,7 @@ class WorkspaceOptions:
         """Return the task to reserve."""
         resources = Resources(cpu_millicores=self.cpu_millicores, memory_mib=self.memory_mib, cards=self.cards())
         return TaskSpec(
-            name=self.server_name or "workspace",
+            name=self.server_name or DEFAULT_NAME,
             kind=TaskKind.WORKSPACE,
             tenant=self.tenant,
             queue=self.queue,
@@ -239,5 +240,8 @@ class _Reader:
         value = self.given.get(name, "")
         if value and not re.fullmatch(r"[a-z][a-z0-9-]{0,29}", value):
             self.errors[name] = _("Use small letters, digits and hyphens, a letter first, at most 30.")
+            return ""
+        if value == DEFAULT_NAME:
+            self.errors[name] = _("This is the name of the workspace without a name. Leave it empty, or choose another.")
             return ""
         return value

@@ -74,6 +74,7 @@ def test_data_sets_come_as_boxes_as_a_list_or_in_one_word_of_a_link() -> None:
         ("datasets", "../etc"),
         ("datasets", ",".join(f"d{n}" for n in range(21))),
         ("server", "9lives"),
+        ("server", "workspace"),
         ("server", "x" * 31),
         ("card_memory", "0"),
         ("partition", ""),

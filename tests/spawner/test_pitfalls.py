@@ -92,6 +92,18 @@ def test_who_waits_for_resources_fills_no_place_of_the_hub(hub: RunningHub) -> N
         end_all(hub, None)
 
 
+def test_a_workspace_is_found_under_its_servers_name_whatever_its_specification_is_called(hub: RunningHub) -> None:
+    with hub.client() as client:
+        spec = {"name": "my lab", "kind": "workspace", "roles": [{"resources": {"cpu_millicores": 100, "memory_mib": 256}}]}
+        refused = call(client, "POST", "workspaces", {"server_name": "workspace", "spec": spec})
+        assert (refused.status_code, "default server" in refused.text) == (422, True), refused.text
+        made = call(client, "POST", "workspaces", {"server_name": "named", "spec": spec})
+        assert made.status_code == 201, made.text
+        handle = started(client, made)
+        assert handle.task.name == "named"
+        end_all(hub, None)
+
+
 def test_a_tenant_beyond_the_first_page_of_groups_is_one(hub: RunningHub) -> None:
     with hub.client("zoe") as zoe:
         me = zoe.me()

@@ -23,7 +23,7 @@ from tessera_hub.portal import presentation as p
 from tessera_hub.portal.choices import class_tiles, dataset_tiles, partition_tiles
 from tessera_hub.portal.pages import PageRoute, render
 from tessera_hub.schemas.tasks import Phase, TaskDetail, TaskKind
-from tessera_hub.schemas.workspaces import WorkspaceRequest
+from tessera_hub.schemas.workspaces import DEFAULT_NAME, WorkspaceRequest
 from tessera_hub.tasks.submission import requested
 from tessera_hub.workspaces.idleness import idleness
 from tessera_spawner.options import LINK_PREFIX, OptionErrors, WorkspaceOptions, link_of
@@ -190,7 +190,7 @@ async def _make_way(caller: Caller, context: Context, replaces: str, wanted: Wor
     except ValueError:
         return
     task = await _workspace(caller, context, task_id)
-    if task.phase is not Phase.QUEUED or (task.name if task.name != "workspace" else "") != wanted.server_name:
+    if task.phase is not Phase.QUEUED or server_of(task) != wanted.server_name:
         return
     if (await examine(context, caller, wanted.spec, None)).verdict != "never":
         await tasks.cancel(task_id, caller, context)
@@ -203,10 +203,15 @@ async def _workspace(caller: Caller, context: Context, task_id: UUID) -> TaskDet
     return task
 
 
+def server_of(task: TaskDetail) -> str:
+    """Return the name of a workspace's server at the hub."""
+    return "" if task.name == DEFAULT_NAME else task.name
+
+
 def server_address(context: Context, task: TaskDetail) -> str:
     """Return the address of the workspace's JupyterLab."""
     base = context.settings.hub_prefix.removesuffix("hub/")
-    name = task.name if task.name != "workspace" else ""
+    name = server_of(task)
     return f"{base}user/{quote(task.owner)}/" + (f"{quote(name)}/" if name else "") + "lab"
 
 
@@ -219,7 +224,7 @@ async def show(request: Request, task_id: UUID, caller: Reader, context: Ctx, go
         return RedirectResponse(address, 303)
     async with context.store.read() as session:
         idle = None if task.phase.final or task.cancel_requested else await idleness(session, context.settings, task.run_id)
-    again = link_of(task.spec, task.name if task.name != "workspace" else "")
+    again = link_of(task.spec, server_of(task))
     if not task.phase.final:
         again[f"{LINK_PREFIX}replaces"] = str(task.id)
     return render(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
@@ -11,13 +11,23 @@ from .bounds import finite
 from .resources import Strict
 from .tasks import TaskSpec
 
+DEFAULT_NAME: Final = "workspace"
+"""Name of the task of a person's default server."""
+
 
 class WorkspaceRequest(Strict):
     """Ask for a workspace; the service starts the server through the hub when it is granted."""
 
     server_name: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,29})?$")] = ""
-    """Name of the JupyterHub server; empty: the person's default server."""
+    """Name of the JupyterHub server, and of the task; empty: the person's default server, whose task is named ``workspace``."""
     spec: TaskSpec
+
+    @field_validator("server_name")
+    @classmethod
+    def _own(cls, name: str) -> str:
+        if name == DEFAULT_NAME:
+            raise ValueError(f"{DEFAULT_NAME!r} stands for the default server: leave the name out, or choose another")
+        return name
 
 
 class Reservation(Strict):

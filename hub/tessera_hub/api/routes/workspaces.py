@@ -14,7 +14,7 @@ from tessera_hub.api.errors import Problem, not_found
 from tessera_hub.api.intake import accept
 from tessera_hub.i18n import gettext as _
 from tessera_hub.schemas.tasks import Task, TaskKind
-from tessera_hub.schemas.workspaces import ActivityReport, Idleness, WorkspaceRequest
+from tessera_hub.schemas.workspaces import DEFAULT_NAME, ActivityReport, Idleness, WorkspaceRequest
 from tessera_hub.tasks.machine import TransitionError
 from tessera_hub.tasks.views import TaskRecord, task_view
 from tessera_hub.workspaces import idleness
@@ -41,7 +41,9 @@ async def reserve(context: Context, caller: Caller, wanted: WorkspaceRequest) ->
     if live is not None:
         raise _exists(str(live.id))
     try:
-        record, created = await accept(context, caller, wanted.spec, key, server_name=wanted.server_name)
+        # Pages find the server by the task's name.
+        spec = wanted.spec.model_copy(update={"name": wanted.server_name or DEFAULT_NAME})
+        record, created = await accept(context, caller, spec, key, server_name=wanted.server_name)
     except Problem as problem:
         if problem.code == "idempotency.mismatch":  # another tab asked for something else in the same instant
             raise _exists(str(problem.extra.get("detail", {}).get("task_id", ""))) from problem
