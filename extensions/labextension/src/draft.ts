@@ -40,6 +40,8 @@ export interface IDraft {
   maxRunSeconds: number | null;
   retries: number;
   outputFolder: string | null;
+  /** The specification that is repeated: what the dialog does not show of it stays as it was. */
+  base: TaskRequest | null;
 }
 
 /** Label that remembers where in the workspace a job's file lies. */
@@ -128,31 +130,45 @@ export function newDraft(path: string, start: Partial<IDraft> = {}): IDraft {
     maxRunSeconds: null,
     retries: 0,
     outputFolder: null,
+    base: null,
     ...start
   };
 }
 
 /** The specification of the draft. `inputs` is filled by the server extension, which makes the snapshot. */
 export function toRequest(draft: IDraft): TaskRequest {
+  const { base } = draft;
+  const asked = {
+    inputs: undefined,
+    schedule: undefined,
+    port: undefined,
+    datasets: undefined,
+    lifecycle: undefined
+  };
+  const [first, ...others] = base?.roles ?? [];
   const cards =
-    draft.compute === 'cpu'
-      ? null
-      : draft.compute === 'share'
-        ? {
-            model: draft.cardModel,
-            mode: 'vcuda' as const,
-            centi_cards: draft.shareCentiCards,
-            memory_mib: draft.shareMemoryMib,
-            max_cards: 1
-          }
-        : {
-            model: draft.cardModel,
-            mode: 'whole' as const,
-            centi_cards: draft.wholeCards * 100,
-            max_cards: draft.wholeCards
-          };
+    base !== null && sameCards(draft, fromRequest(base))
+      ? (first?.resources?.cards ?? null)
+      : draft.compute === 'cpu'
+        ? null
+        : draft.compute === 'share'
+          ? {
+              model: draft.cardModel,
+              mode: 'vcuda' as const,
+              centi_cards: draft.shareCentiCards,
+              memory_mib: draft.shareMemoryMib,
+              max_cards: 1
+            }
+          : {
+              model: draft.cardModel,
+              mode: 'whole' as const,
+              centi_cards: draft.wholeCards * 100,
+              max_cards: draft.wholeCards
+            };
   const service = draft.kind === 'service';
   const request: TaskRequest = {
+    ...base,
+    ...asked,
     name: draft.name.trim(),
     kind: draft.kind,
     tenant: draft.tenant,
@@ -168,11 +184,18 @@ export function toRequest(draft: IDraft): TaskRequest {
     roles: [
       {
         name: 'main',
+        ...first,
         replicas: service ? 1 : draft.nodes,
-        resources: { cpu_millicores: draft.cpuMillicores, memory_mib: draft.memoryMib, cards }
-      }
+        resources: {
+          ...first?.resources,
+          cpu_millicores: draft.cpuMillicores,
+          memory_mib: draft.memoryMib,
+          cards
+        }
+      },
+      ...others
     ],
-    labels: { [PATH_LABEL]: draft.path }
+    labels: { ...base?.labels, [PATH_LABEL]: draft.path }
   };
   if (service && draft.port !== null && isPort(draft.port)) {
     request.port = draft.port;
@@ -180,8 +203,9 @@ export function toRequest(draft: IDraft): TaskRequest {
   if (draft.datasets.length > 0) {
     request.datasets = draft.datasets;
   }
-  if (draft.maxRunSeconds !== null || draft.retries > 0) {
+  if (base?.lifecycle || draft.maxRunSeconds !== null || draft.retries > 0) {
     request.lifecycle = {
+      ...base?.lifecycle,
       max_run_seconds: draft.maxRunSeconds,
       retries: draft.retries
     } as NonNullable<TaskRequest['lifecycle']>;
@@ -192,6 +216,13 @@ export function toRequest(draft: IDraft): TaskRequest {
     request.schedule = { cron: toCron(draft.recurrence), time_zone: draft.timeZone };
   }
   return request;
+}
+
+/** Whether two drafts ask for the same cards. */
+function sameCards(one: IDraft, other: IDraft): boolean {
+  return (['compute', 'cardModel', 'shareCentiCards', 'shareMemoryMib', 'wholeCards'] as const).every(
+    field => one[field] === other[field]
+  );
 }
 
 /** A draft that repeats a submitted specification. */
@@ -205,6 +236,7 @@ export function fromRequest(spec: TaskRequest): IDraft {
     name: spec.name,
     kind: spec.kind,
     port: spec.port ?? null,
+    base: spec,
     include: (spec.inputs?.files?.length ?? 0) > 1 ? 'folder' : 'notebook',
     environment: spec.environment ?? draft.environment,
     kernel: spec.kernel ?? null,

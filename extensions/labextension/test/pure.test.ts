@@ -3,6 +3,7 @@ import { accrued } from '../src/accrual';
 import { fromCron, looksLikeCron, toCron } from '../src/cron';
 import { datasetChoices, missingAt } from '../src/datasets';
 import { fromRequest, newDraft, serviceObstacle, toRequest } from '../src/draft';
+import type { TaskRequest } from '../src/types';
 import { LogBuffer } from '../src/logbuffer';
 import { measured } from '../src/measured';
 import { joinLines } from '../src/multiline';
@@ -155,6 +156,47 @@ test('only a script becomes a service, where a cluster keeps one running, with o
   const again = fromRequest(asked);
   expect([again.kind, again.port, again.datasets]).toEqual(['service', 9000, ['birds']]);
   expect(toRequest(newDraft('a.py')).datasets).toBeUndefined();
+});
+
+test('a job that is repeated keeps what the dialog does not show', () => {
+  const spec: TaskRequest = {
+    name: 'train',
+    kind: 'training',
+    entry: 'train.py',
+    inputs: { kind: 'snapshot', files: [{ path: 'train.py', sha256: '0'.repeat(64), size: 1, mode: 0o644 }] },
+    priority: 7,
+    preemptible: true,
+    variables: { SEED: '7' },
+    lifecycle: { max_run_seconds: 600, retries: 2, grace_seconds: 90 } as NonNullable<
+      TaskRequest['lifecycle']
+    >,
+    labels: { 'workspace-path': 'work/train.py', project: 'x' },
+    roles: [
+      {
+        name: 'head',
+        replicas: 1,
+        resources: {
+          cpu_millicores: 500,
+          memory_mib: 256,
+          cards: { model: 'A100-80G', mode: 'mig', centi_cards: 14, memory_mib: 10240, max_cards: 1 }
+        }
+      },
+      { name: 'workers', replicas: 3, resources: { cpu_millicores: 100, memory_mib: 128, cards: null } }
+    ]
+  };
+  const again = toRequest({ ...fromRequest(spec), cpuMillicores: 800, retries: 0 });
+  expect([again.priority, again.preemptible, again.variables]).toEqual([7, true, { SEED: '7' }]);
+  expect(again.lifecycle).toEqual({ max_run_seconds: 600, retries: 0, grace_seconds: 90 });
+  expect(again.labels).toEqual({ 'workspace-path': 'work/train.py', project: 'x' });
+  expect(again.roles?.[0]).toEqual({
+    name: 'head',
+    replicas: 1,
+    resources: { cpu_millicores: 800, memory_mib: 256, cards: spec.roles?.[0]?.resources?.cards }
+  });
+  expect(again.roles?.[1]).toEqual(spec.roles?.[1]);
+  expect(again.inputs).toBeUndefined();
+  const whole = toRequest({ ...fromRequest(spec), compute: 'whole', wholeCards: 2 });
+  expect(whole.roles?.[0]?.resources?.cards).toMatchObject({ mode: 'whole', centi_cards: 200, max_cards: 2 });
 });
 
 test('what a run used is summed by how long each sample stands for', () => {
