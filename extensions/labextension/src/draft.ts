@@ -46,6 +46,9 @@ export interface IDraft {
 
 /** Label that remembers where in the workspace a job's file lies. */
 export const PATH_LABEL = 'workspace-path';
+/** Label of a job whose files were chosen one by one: what it took of its folder is all that it shall take again. */
+export const FILES_LABEL = 'workspace-files';
+const CHOSEN = 'chosen';
 
 export function baseName(path: string): string {
   return path.slice(path.lastIndexOf('/') + 1);
@@ -195,7 +198,7 @@ export function toRequest(draft: IDraft): TaskRequest {
       },
       ...others
     ],
-    labels: { ...base?.labels, [PATH_LABEL]: draft.path }
+    labels: labelsOf(draft)
   };
   if (service && draft.port !== null && isPort(draft.port)) {
     request.port = draft.port;
@@ -218,6 +221,26 @@ export function toRequest(draft: IDraft): TaskRequest {
   return request;
 }
 
+function labelsOf(draft: IDraft): Record<string, string> {
+  const labels: Record<string, string> = { ...draft.base?.labels, [PATH_LABEL]: draft.path };
+  if (Array.isArray(draft.include)) {
+    labels[FILES_LABEL] = CHOSEN;
+  } else {
+    Reflect.deleteProperty(labels, FILES_LABEL);
+  }
+  return labels;
+}
+
+/** Which files of the workspace a submitted specification took with it. */
+function includeOf(spec: TaskRequest, path: string): Include {
+  const files = spec.inputs?.files ?? [];
+  if (spec.labels?.[FILES_LABEL] === CHOSEN) {
+    const folder = folderOf(path);
+    return files.map(file => (folder ? `${folder}/${file.path}` : file.path));
+  }
+  return files.length > 1 ? 'folder' : 'notebook';
+}
+
 /** Whether two drafts ask for the same cards. */
 function sameCards(one: IDraft, other: IDraft): boolean {
   return (['compute', 'cardModel', 'shareCentiCards', 'shareMemoryMib', 'wholeCards'] as const).every(
@@ -237,7 +260,7 @@ export function fromRequest(spec: TaskRequest): IDraft {
     kind: spec.kind,
     port: spec.port ?? null,
     base: spec,
-    include: (spec.inputs?.files?.length ?? 0) > 1 ? 'folder' : 'notebook',
+    include: includeOf(spec, draft.path),
     environment: spec.environment ?? draft.environment,
     kernel: spec.kernel ?? null,
     parameters: (spec.parameters ?? {}) as Record<string, Json>,

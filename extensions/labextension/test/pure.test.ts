@@ -2,8 +2,8 @@ import { expect, test } from 'vitest';
 import { accrued } from '../src/accrual';
 import { fromCron, looksLikeCron, toCron } from '../src/cron';
 import { datasetChoices, missingAt } from '../src/datasets';
-import { fromRequest, newDraft, serviceObstacle, toRequest } from '../src/draft';
-import type { TaskRequest } from '../src/types';
+import { cardClasses, fromRequest, newDraft, serviceObstacle, toRequest } from '../src/draft';
+import type { CardCapacity, TaskRequest } from '../src/types';
 import { LogBuffer } from '../src/logbuffer';
 import { measured } from '../src/measured';
 import { joinLines } from '../src/multiline';
@@ -195,8 +195,48 @@ test('a job that is repeated keeps what the dialog does not show', () => {
   });
   expect(again.roles?.[1]).toEqual(spec.roles?.[1]);
   expect(again.inputs).toBeUndefined();
+  expect(fromRequest(spec).include).toBe('notebook');
+  const chosen = toRequest({ ...fromRequest(spec), include: ['work/train.py'] });
+  expect(fromRequest({ ...spec, labels: chosen.labels }).include).toEqual(['work/train.py']);
+  expect(toRequest({ ...fromRequest({ ...spec, labels: chosen.labels }), include: 'folder' }).labels).toEqual(
+    again.labels
+  );
   const whole = toRequest({ ...fromRequest(spec), compute: 'whole', wholeCards: 2 });
   expect(whole.roles?.[0]?.resources?.cards).toMatchObject({ mode: 'whole', centi_cards: 200, max_cards: 2 });
+});
+
+test('a class of cards is offered in the ways in which it is handed out, and partitions are none of them', () => {
+  const card = { vendor: 'nvidia', memory_mib: 81_920, free_centi_cards: 100, whole_cards_free: 1 };
+  const pool = (card_class: string, modes: string[], more = {}): CardCapacity => ({
+    ...card,
+    card_class,
+    modes,
+    total_centi_cards: 200,
+    largest_share_centi_cards: 100,
+    nano_per_card_hour: null,
+    nano_per_mib_hour: null,
+    ...more
+  });
+  const partition = { centi_cards: 14, memory_mib: 10_240 };
+  const clusters = [
+    {
+      cards: [pool('A100-80G', ['whole']), pool('A100-80G', ['mig'], { partition, total_centi_cards: 700 })]
+    },
+    {
+      cards: [
+        pool('A100-80G', ['vcuda', 'whole']),
+        pool('H100-80G', ['mig'], { partition }),
+        pool('T4-16G', ['vcuda'])
+      ]
+    }
+  ];
+  const told = (mode: 'vcuda' | 'whole'): unknown[] =>
+    cardClasses(clusters, mode).map(one => [one.card_class, one.total_centi_cards]);
+  expect(told('whole')).toEqual([['A100-80G', 400]]);
+  expect(told('vcuda')).toEqual([
+    ['A100-80G', 200],
+    ['T4-16G', 200]
+  ]);
 });
 
 test('what a run used is summed by how long each sample stands for', () => {
