@@ -305,10 +305,14 @@ export function askedFor(draft: IDraft): Record<string, number> {
   return asked;
 }
 
-/** Cards of all clusters by class: what is free in sum, and the largest share that one card can still give. */
-export function cardClasses(clusters: readonly { cards: CardCapacity[] }[]): CardCapacity[] {
+/** Cards that are handed out in this way, by class: what is free in sum, and the largest share that one card can still give. */
+export function cardClasses(
+  clusters: readonly { cards: CardCapacity[] }[],
+  mode: 'vcuda' | 'whole'
+): CardCapacity[] {
   const classes = new Map<string, CardCapacity>();
-  for (const card of clusters.flatMap(cluster => cluster.cards)) {
+  const cards = clusters.flatMap(cluster => cluster.cards);
+  for (const card of cards.filter(one => !one.partition && one.modes.includes(mode))) {
     const known = classes.get(card.card_class);
     classes.set(
       card.card_class,

@@ -113,6 +113,9 @@ export class TesseraModel implements ITesseraModel, IDisposable {
   set scope(scope: Scope) {
     if (scope !== this._scope) {
       this._scope = scope;
+      // What was loaded is a part of another list.
+      this._tasks = [];
+      this._cursor = null;
       this._emit();
       void this._poll.refresh();
     }

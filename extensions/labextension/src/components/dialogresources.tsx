@@ -24,8 +24,8 @@ export function ResourcesSection(props: ISectionProps): React.JSX.Element {
   const clusters = draft.clusters
     ? offers.clusters.filter(cluster => draft.clusters?.includes(cluster.name))
     : offers.clusters;
-  const cards = cardClasses(clusters);
-  const shared = cards.filter(card => card.modes.some(mode => mode !== 'whole'));
+  const whole = cardClasses(clusters, 'whole');
+  const shared = cardClasses(clusters, 'vcuda');
   const largest = (dimension: string): number =>
     Math.max(0, ...clusters.map(cluster => cluster.total[dimension] ?? 0));
   const sizes = SIZES.filter(
@@ -102,20 +102,20 @@ export function ResourcesSection(props: ISectionProps): React.JSX.Element {
           {
             value: 'whole',
             label: trans.__('Whole cards'),
-            disabled: cards.length === 0,
-            title: cards.length === 0 ? noCards : ''
+            disabled: whole.length === 0,
+            title: whole.length === 0 ? noCards : ''
           }
         ]}
         onChange={compute => {
           change({
             compute,
-            cardModel: draft.cardModel ?? (compute === 'share' ? shared : cards)[0]?.card_class ?? null
+            cardModel: draft.cardModel ?? (compute === 'share' ? shared : whole)[0]?.card_class ?? null
           });
         }}
       />
-      {cards.length === 0 ? <p className="tsr-hint">{noCards}</p> : null}
+      {whole.length + shared.length === 0 ? <p className="tsr-hint">{noCards}</p> : null}
       {draft.compute !== 'cpu' ? (
-        <Cards {...props} cards={draft.compute === 'share' ? shared : cards} />
+        <Cards {...props} cards={draft.compute === 'share' ? shared : whole} />
       ) : null}
       {kindOf(draft.path) === 'script' && draft.kind !== 'service' ? (
         <Nodes {...props} clusters={clusters} />
