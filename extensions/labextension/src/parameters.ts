@@ -7,7 +7,7 @@ export type Coerced = { ok: true; value: Json } | { ok: false; problem: 'integer
 
 /** Which input edits this parameter; the default decides where the type says nothing. */
 export function inputKind(parameter: INotebookParameter): InputKind {
-  const type = parameter.type.toLowerCase();
+  const { type } = parameter;
   if (type === 'bool') {
     return 'boolean';
   }
@@ -70,6 +70,15 @@ export function coerce(kind: InputKind, text: string): Coerced {
         return { ok: false, problem: 'json' };
       }
   }
+}
+
+/** The value a text stands for, given to this parameter: left as it is, it is the default, although that may have no text. */
+export function readParameter(parameter: INotebookParameter, text: string): Coerced {
+  const kind = inputKind(parameter);
+  if (text === inputText(kind, parameter.default)) {
+    return { ok: true, value: parameter.default };
+  }
+  return parameter.nullable && text.trim() === '' ? { ok: true, value: null } : coerce(kind, text);
 }
 
 /** Whether two values are the same JSON; used to send only what differs from the notebook. */

@@ -46,10 +46,15 @@ export type Json = string | number | boolean | null | Json[] | { [key: string]: 
 /** One assignment of the cell tagged `parameters`. */
 export interface INotebookParameter {
   name: string;
-  /** Name of the Python type: `int`, `float`, `bool`, `str`, `list`, `dict`, `None`, or another. */
-  type: string;
+  /** Name of the Python type: `int`, `float`, `bool`, `str`, `list` or `dict`; null: anything goes. */
+  type: string | null;
+  /** Null also when it is computed, or no JSON (nan). */
   default: Json;
   help?: string | null;
+  /** Whether None may be given. */
+  nullable?: boolean;
+  /** The default as written. */
+  source?: string;
 }
 
 export interface INotebookParameters {

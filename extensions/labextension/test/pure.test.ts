@@ -7,7 +7,7 @@ import type { CardCapacity, TaskRequest } from '../src/types';
 import { LogBuffer } from '../src/logbuffer';
 import { measured } from '../src/measured';
 import { joinLines } from '../src/multiline';
-import { coerce, readAssignments } from '../src/parameters';
+import { coerce, inputKind, inputText, readAssignments, readParameter } from '../src/parameters';
 import { compact, toYaml } from '../src/yaml';
 import { backoff, EventParser } from '../src/stream';
 import type { ClusterCapacity, Dataset } from '../src/types';
@@ -156,6 +156,21 @@ test('only a script becomes a service, where a cluster keeps one running, with o
   const again = fromRequest(asked);
   expect([again.kind, again.port, again.datasets]).toEqual(['service', 9000, ['birds']]);
   expect(toRequest(newDraft('a.py')).datasets).toBeUndefined();
+});
+
+test('a parameter that is left as it is has its default, and None is given by an empty text', () => {
+  const seed = { name: 'seed', type: 'int', default: null, nullable: true };
+  expect(readParameter(seed, inputText('integer', null))).toEqual({ ok: true, value: null });
+  expect(readParameter(seed, '7')).toEqual({ ok: true, value: 7 });
+  expect(readParameter({ ...seed, default: 3 }, ' ')).toEqual({ ok: true, value: null });
+  expect(readParameter({ ...seed, default: 3, nullable: false }, '')).toEqual({
+    ok: false,
+    problem: 'integer'
+  });
+  const computed = { name: 'rate', type: 'float', default: null, nullable: false, source: '2 * 3' };
+  expect(readParameter(computed, '')).toEqual({ ok: true, value: null });
+  const any = { name: 'any', type: null, default: null, nullable: true };
+  expect([inputKind(any), readParameter(any, '[1]')]).toEqual(['json', { ok: true, value: [1] }]);
 });
 
 test('a job that is repeated keeps what the dialog does not show', () => {

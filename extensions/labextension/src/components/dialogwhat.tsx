@@ -10,7 +10,14 @@ import {
   LOWEST_PORT,
   serviceObstacle
 } from '../draft';
-import { coerce, inputKind, inputText, readAssignments, sameJson, writeAssignments } from '../parameters';
+import {
+  inputKind,
+  inputText,
+  readAssignments,
+  readParameter,
+  sameJson,
+  writeAssignments
+} from '../parameters';
 import type { INotebookParameter, Json, TaskKind } from '../types';
 import { useUi } from './context';
 import { Field, Segments, Select } from './controls';
@@ -276,7 +283,7 @@ function Parameters(props: {
           <ParameterRow
             key={parameter.name}
             parameter={parameter}
-            value={given[parameter.name] ?? parameter.default}
+            value={parameter.name in given ? (given[parameter.name] ?? null) : parameter.default}
             onValue={(value, ok) => {
               setWrong(last => {
                 const next = new Set(last);
@@ -312,7 +319,12 @@ function ParameterRow(props: {
   const { parameter, value } = props;
   const kind = inputKind(parameter);
   const [text, setText] = React.useState(() => inputText(kind, value));
-  const parsed = coerce(kind, text);
+  const parsed = readParameter(parameter, text);
+  // What is left empty: None, or the default as the notebook computes it.
+  const empty =
+    parameter.default !== null || parameter.source === undefined || parameter.source === 'None'
+      ? trans.__('None')
+      : parameter.source;
   const problems = {
     integer: trans.__('A whole number is needed.'),
     number: trans.__('A number is needed.'),
@@ -320,7 +332,7 @@ function ParameterRow(props: {
   };
   const take = (raw: string): void => {
     setText(raw);
-    const result = coerce(kind, raw);
+    const result = readParameter(parameter, raw);
     props.onValue(result.ok ? result.value : null, result.ok);
   };
   const changed = parsed.ok && !sameJson(parsed.value, parameter.default);
@@ -340,7 +352,7 @@ function ParameterRow(props: {
               take(String(event.target.checked));
             }}
           />
-          <span>{text === 'true' ? trans.__('yes') : trans.__('no')}</span>
+          <span>{text === 'true' ? trans.__('yes') : text === '' ? empty : trans.__('no')}</span>
         </label>
       ) : (
         <input
@@ -350,6 +362,7 @@ function ParameterRow(props: {
           aria-describedby={`${id}-note`}
           inputMode={kind === 'integer' ? 'numeric' : kind === 'number' ? 'decimal' : undefined}
           spellCheck={false}
+          placeholder={parameter.nullable || parameter.default === null ? empty : undefined}
           value={text}
           onChange={event => {
             take(event.target.value);
@@ -367,7 +380,7 @@ function ParameterRow(props: {
             take(inputText(kind, parameter.default));
           }}
         >
-          {trans.__('Reset to %1', inputText(kind, parameter.default))}
+          {trans.__('Reset to %1', parameter.default === null ? empty : inputText(kind, parameter.default))}
         </button>
       ) : (
         <span />

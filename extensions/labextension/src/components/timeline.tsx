@@ -31,7 +31,7 @@ export function Timeline(props: { events: TaskEvent[]; detail: TaskDetail }): Re
               <span className="tsr-dot" />
             )}
             <div>
-              <strong>{event.phase_to ? phaseLabel(event.phase_to, trans) : event.kind}</strong>
+              <strong>{event.phase_to ? phaseLabel(event.phase_to, trans) : trans.__('Note')}</strong>
               {event.reason ? <p>{reasonText(event.reason)}</p> : null}
               <span className="tsr-note">{actor(event.actor, trans)}</span>
             </div>
@@ -52,6 +52,10 @@ function actor(name: string, trans: TranslationBundle): string {
       return trans.__('by %1', who ?? '');
     case 'scheduler':
       return trans.__('by the scheduler');
+    case 'service':
+      return trans.__('by Tessera');
+    case 'schedule':
+      return trans.__('by schedule %1', (who ?? '').slice(0, 8));
     case 'cluster':
       return trans.__('reported by cluster %1', who ?? '');
     default:
