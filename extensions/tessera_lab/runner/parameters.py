@@ -101,26 +101,19 @@ def infer(notebook: Mapping[str, Any]) -> list[Parameter]:
     return list(found.values())
 
 
-def check(values: Mapping[str, JsonValue], declared: Iterable[Parameter], *, allow_unknown: bool = True) -> dict[str, JsonValue]:
+def check(values: Mapping[str, JsonValue], declared: Iterable[Parameter]) -> dict[str, JsonValue]:
     """The values fitted to what is declared: an int becomes a float where a float is meant, 3.0 becomes 3 where an int is meant.
 
-    Args:
-        allow_unknown: pass names that the notebook does not declare, as papermill does.
+    Names that the notebook does not declare pass, as with papermill.
 
     Raises:
-        RunnerError: ``parameter.type`` or ``parameter.unknown``, with name, expected type and value in ``detail``.
+        RunnerError: ``parameter.type``, with name, expected type and value in ``detail``.
     """
     by_name = {parameter.name: parameter for parameter in declared}
     fitted: dict[str, JsonValue] = {}
     for name, value in values.items():
         parameter = by_name.get(name)
-        if parameter is None:
-            if not allow_unknown:
-                known: list[JsonValue] = list(by_name)
-                raise RunnerError("parameter.unknown", f"the notebook has no parameter {name}", {"name": name, "known": known})
-            fitted[name] = value
-        else:
-            fitted[name] = _fitted(parameter, value)
+        fitted[name] = value if parameter is None else _fitted(parameter, value)
     return fitted
 
 

@@ -215,12 +215,6 @@ def test_a_value_of_another_type_is_refused_by_name(name: str, value: Any) -> No
     assert refused.value.detail == {"name": name, "expected": expected, "value": repr(value)}
 
 
-def test_an_unknown_name_is_refused_when_asked_to() -> None:
-    with pytest.raises(RunnerError) as refused:
-        check({"epoch": 1}, [Parameter("epochs", "int", 1)], allow_unknown=False)
-    assert (refused.value.code, refused.value.detail) == ("parameter.unknown", {"name": "epoch", "known": ["epochs"]})
-
-
 @pytest.mark.parametrize(
     ("text", "kind", "value"),
     [
