@@ -11,17 +11,20 @@ import asyncio
 import json
 import logging
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from tessera_hub.client import AsyncTaskHandle, AsyncTesseraClient, TesseraError
+from tessera_hub.client import AsyncTaskHandle, AsyncTesseraClient, TesseraError, calls
 from tessera_hub.client.lab import PATH_LABEL
 from tessera_hub.i18n import gettext as _
-from tessera_hub.schemas.tasks import Phase, TaskDetail
+from tessera_hub.schemas.tasks import Phase, Task, TaskDetail, TaskKind
 
 FOLDER_SUFFIX: Final = "-runs"
-LOOK_BACK: Final = 100
-"""How many of the newest finished tasks the poller looks at."""
+PAGE: Final = 200
+"""Finished tasks that the poller reads at a time, newest first."""
+LOOK_BACK: Final = timedelta(days=90)
+"""Age of a task from which on the poller no longer asks for its outputs."""
 
 
 def folder_of(root: Path, task: TaskDetail) -> Path:
@@ -65,6 +68,7 @@ class Placer:
         self.record = record
         self._log = log
         self._lock = asyncio.Lock()
+        self._thorough = True
 
     async def place(self, client: AsyncTesseraClient, task_id: str) -> list[str]:
         """Place what the task gave back; return the paths relative to the root. A repeat fetches nothing twice.
@@ -123,24 +127,42 @@ class Placer:
         temporary.replace(self.record)
 
     async def sweep(self, client: AsyncTesseraClient) -> list[str]:
-        """Place the outputs of finished tasks that are not here yet; return all paths."""
-        phases = [phase.value for phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)]
-        finished = await client.tasks(phase=phases, mine=True, limit=LOOK_BACK)
-        known = self.placed()
+        """Place the outputs of finished tasks that are not here yet, the oldest first; return all paths."""
         places: list[str] = []
-        for handle in finished:
-            run = str(handle.task.run_id)
-            if run in known or handle.task.kind.value == "workspace":
-                continue
+        waiting = await self._waiting(client)
+        # What is cut off or fails leaves a gap behind newer outputs; the next look reads past these.
+        self._thorough = True
+        complete = True
+        for task in reversed(waiting):
             try:
-                places += await self.place(client, str(handle.id))
+                places += await self.place(client, str(task.id))
             except TesseraError as error:
                 if error.code in ("placement.unknown", "output.path"):
-                    self._remember(run)
-                self._log.info("outputs of task %s are not placed: %s", handle.id, error.message)
+                    self._remember(str(task.run_id))
+                else:
+                    complete = False
+                self._log.info("outputs of task %s are not placed: %s", task.id, error.message)
             except OSError as error:
-                self._log.warning("outputs of task %s cannot be written: %s", handle.id, error)
+                complete = False
+                self._log.warning("outputs of task %s cannot be written: %s", task.id, error)
+        self._thorough = not complete
         return places
+
+    async def _waiting(self, client: AsyncTesseraClient) -> list[Task]:
+        """Finished tasks whose outputs are not here, newest first, up to a page of which nothing is missing."""
+        phases = [phase.value for phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)]
+        known = self.placed()
+        oldest = datetime.now(UTC) - LOOK_BACK
+        found: list[Task] = []
+        cursor: str | None = None
+        while True:
+            page = await client.call(calls.tasks(phase=phases, mine=True, limit=PAGE, cursor=cursor))
+            young = [task for task in page.items if task.created_at > oldest]
+            missing = [task for task in young if task.kind is not TaskKind.WORKSPACE and str(task.run_id) not in known]
+            found += missing
+            cursor = page.next
+            if cursor is None or len(young) < len(page.items) or not (missing or self._thorough):
+                return found
 
 
 def problem(error: TesseraError) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -12,8 +14,12 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 from tests.lab.conftest import JUPYTER_TOKEN, LabServer
 from tests.lab.test_server_extension import NOTEBOOK
+
+from tessera_hub.client import AsyncTesseraClient
+from tessera_lab import placement
 
 
 def cell(source: str, identifier: str, **metadata: Any) -> dict[str, Any]:
@@ -115,3 +121,31 @@ def test_what_a_terminal_submits_comes_back_too(live_lab: LabServer) -> None:
     while not all(path.exists() for path in found):
         assert time.monotonic() < deadline, list(live_lab.root.rglob("*"))
         time.sleep(0.2)
+
+
+def test_a_look_reads_past_what_is_here_until_nothing_is_missing(
+    lab: LabServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "PAGE", 2)
+    (lab.root / "train.ipynb").write_text(json.dumps({**NOTEBOOK, "cells": [cell("1", "a")]}))
+    spec = {"name": "train", "roles": [{"resources": {"cpu_millicores": 100, "memory_mib": 512}}]}
+    runs = []
+    with lab.api() as alice:
+        for _ in range(5):
+            answer = alice.post("local/submit", json={"path": "train.ipynb", "include": "notebook", "spec": spec})
+            assert answer.status_code == 201, answer.text
+            cancelled = alice.post(f"v1/tasks/{answer.json()['id']}/cancel").json()
+            assert cancelled["phase"] == "CANCELLED"
+            runs.append(cancelled["run_id"])
+    placer = placement.Placer(lab.root, tmp_path / "placed.json", logging.getLogger("test"))
+
+    async def sweep() -> set[str]:
+        async with AsyncTesseraClient(lab.service.url, lab.hub_token) as client:
+            await placer.sweep(client)
+        return placer.placed()
+
+    assert set(runs) <= asyncio.run(sweep())
+    # Of a new start nothing is known but the file: a gap behind a page that is here is found.
+    placer = placement.Placer(lab.root, placer.record, logging.getLogger("test"))
+    placer.record.write_text(json.dumps(runs[2:]))
+    assert set(runs) <= asyncio.run(sweep())
