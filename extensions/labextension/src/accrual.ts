@@ -17,8 +17,16 @@ export function accrued(accrual: Pick<Accrual, 'micro' | 'nano_per_hour' | 'as_o
   return base + (BigInt(Math.trunc(accrual.nano_per_hour)) * BigInt(elapsed)) / NANO_PER_MICRO_MS_PER_HOUR;
 }
 
-/** Sum of the rates of what is being charged, nano-units per hour. */
-export function totalRate(accruals: Iterable<Accrual | null | undefined>): number {
+/**
+ * What is being charged now, nano-units per hour: as the bill says; for someone who may not see it, the sum over the jobs shown.
+ */
+export function totalRate(
+  bill: Accrual | null | undefined,
+  accruals: Iterable<Accrual | null | undefined>
+): number {
+  if (bill) {
+    return bill.nano_per_hour;
+  }
   let sum = 0;
   for (const accrual of accruals) {
     sum += accrual?.nano_per_hour ?? 0;

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { accrued } from '../src/accrual';
+import { accrued, totalRate } from '../src/accrual';
 import { fromCron, looksLikeCron, toCron } from '../src/cron';
 import { datasetChoices, missingAt } from '../src/datasets';
 import { cardClasses, fromRequest, newDraft, serviceObstacle, toRequest } from '../src/draft';
@@ -156,6 +156,18 @@ test('only a script becomes a service, where a cluster keeps one running, with o
   const again = fromRequest(asked);
   expect([again.kind, again.port, again.datasets]).toEqual(['service', 9000, ['birds']]);
   expect(toRequest(newDraft('a.py')).datasets).toBeUndefined();
+});
+
+test('the rate is what the bill says, which knows more than the jobs that are loaded', () => {
+  const at = (nano: number): Parameters<typeof totalRate>[0] => ({
+    currency: 'CNY',
+    micro: 0,
+    nano_per_hour: nano,
+    as_of: '2026-01-01T00:00:00Z'
+  });
+  expect(totalRate(at(9), [at(2)])).toBe(9);
+  expect(totalRate(at(0), [at(2)])).toBe(0);
+  expect(totalRate(null, [at(2), null, at(3)])).toBe(5);
 });
 
 test('a parameter that is left as it is has its default, and None is given by an empty text', () => {

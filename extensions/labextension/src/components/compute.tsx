@@ -133,7 +133,10 @@ function Cost(): React.JSX.Element {
   const model = useModel();
   const { spending } = model;
   const currency = spending?.today.currency ?? model.me?.currency ?? 'CNY';
-  const rate = totalRate(activeOf(model).map(task => task.cost));
+  const rate = totalRate(
+    spending?.today,
+    activeOf(model).map(task => task.cost)
+  );
   const now = useNow(rate > 0);
   const ticking = (sum: Accrual): string =>
     format.money(accrued(sum, now), currency, sum.nano_per_hour > 0 ? 4 : 2);
@@ -252,7 +255,10 @@ export function StatusChip(): React.JSX.Element {
   const slice = model.local?.slice;
   const usage = model.usage.at(-1);
   const jobs = mine.filter(task => task.kind !== 'workspace').length;
-  const rate = totalRate(mine.map(task => task.cost));
+  const rate = totalRate(
+    model.spending?.today,
+    mine.map(task => task.cost)
+  );
   const since = format.time(new Date(model.since).toISOString());
   const text =
     model.connection === 'loading'
