@@ -221,12 +221,12 @@ def test_a_rollback_brings_the_former_settings_back(installed: Installed) -> Non
         )
 
 
-def test_uninstall_leaves_data_keys_and_the_rules_of_workspaces_and_an_installation_takes_them_up(installed: Installed) -> None:
+def test_uninstall_leaves_data_and_keys_only_and_an_installation_takes_them_up(installed: Installed) -> None:
     keys = installed.secret()
     assert left(installed), "otherwise the next look shows nothing"
     installed.helm("uninstall", RELEASE, "--wait", "--timeout", "120s")
     until("the pods go", lambda: not installed.pods(), 60)
-    assert set(left(installed)) == {"ResourceQuota/tessera", "NetworkPolicy/tessera"}
+    assert left(installed) == []
     claims = {claim["metadata"]["name"] for claim in Collection(installed.admin, CLAIMS).list(NAMESPACE)}
     assert claims == {"tessera-service", "data-tessera-postgresql-0"}
     secrets = {s["metadata"]["name"] for s in Collection(installed.admin, SECRETS).list(NAMESPACE) if s["type"] == "Opaque"}
