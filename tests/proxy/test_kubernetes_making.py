@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from tessera_hub.proxy.drivers.kubernetes.objects import lease_secret
 from tessera_hub.proxy.drivers.kubernetes.options import KubernetesOptions
 from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.schemas.protocol import Lease
+from tests.answering import Answering
 from tests.proxy.conftest import LeaseMaker
 from volcano_client import Transport
 
@@ -39,11 +40,11 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     server: Server
 
     def answer(self) -> None:
-        given = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        given = json.loads(self.body() or b"{}")
         path = self.path.partition("?")[0]
         refusal = next((one for one in self.server.refusals if one[0] in f"{self.command} {path}"), None)
         if refusal is not None:
@@ -62,17 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         found = {} if self.command == "PATCH" else self.server.objects.get(path)
         return self.say(404 if found is None else 200, {"code": 404, "reason": "NotFound"} if found is None else found)
 
-    def say(self, status: int, document: dict[str, Any]) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
     do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
-
-    def log_message(self, *_args: Any) -> None:
-        """Print nothing."""
 
 
 @pytest.fixture

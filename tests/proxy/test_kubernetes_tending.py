@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from tessera_hub.proxy.drivers.kubernetes.options import RECORD, RUN, SITE, Kube
 from tessera_hub.proxy.drivers.kubernetes.picture import Picture
 from tessera_hub.proxy.drivers.kubernetes.record import Record
 from tessera_hub.proxy.drivers.kubernetes.tending import Entry, Tender
+from tests.answering import Answering
 from tests.proxy.conftest import LeaseMaker
 from volcano_client import Transport
 from volcano_client.watching import Change
@@ -33,20 +33,13 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         asked = self.asked = list[tuple[str, str]]()
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Answering):
             def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.body()
                 asked.append((self.command, self.path.partition("?")[0]))
-                body = json.dumps({"metadata": {}, "items": []}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.say(200, {"metadata": {}, "items": []})
 
             do_GET = do_PATCH = do_DELETE = answer  # noqa: N815
-
-            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-                """Print nothing."""
 
         super().__init__(("127.0.0.1", 0), Handler)
 

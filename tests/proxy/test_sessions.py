@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
 
 from tessera_hub.proxy.connection import CallError, Connection
 from tessera_hub.proxy.errors import ProxyError
 from tessera_hub.schemas.protocol import SessionAnswer, SessionRequest, Timers, UsageRequest
+from tests.answering import Answering
 
 
 class Service(ThreadingHTTPServer):
@@ -23,26 +23,19 @@ class Service(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     server: Service
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+    def answer(self) -> None:
+        self.body()
         if self.path.endswith("/sessions"):
             self.server.asked.set()
             assert self.server.begins.wait(20)
             answer = SessionAnswer(session_token="new", epoch=2, timers=Timers(), meter_checkpoint=None, cluster="c")
-            return self.say(200, answer.model_dump_json())
-        return self.say(409, json.dumps({"code": "proxy.fenced"}))
+            return self.say(200, answer.model_dump(mode="json"))
+        return self.say(409, {"code": "proxy.fenced"})
 
-    def say(self, status: int, text: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_args: object) -> None:
-        """Print nothing."""
+    do_POST = answer  # noqa: N815
 
 
 @pytest.fixture

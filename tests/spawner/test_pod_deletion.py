@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -13,6 +13,7 @@ from kubernetes_asyncio.client import Configuration, V1DeleteOptions
 from kubernetes_asyncio.config import kube_config
 
 from tessera_spawner.kubernetes import TesseraKubeSpawner
+from tests.answering import Answering
 
 ANSWERS = (500, 429, 200)
 
@@ -20,15 +21,13 @@ ANSWERS = (500, 429, 200)
 def test_a_failed_deletion_is_tried_again_until_the_pod_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    class Server(BaseHTTPRequestHandler):
-        def do_DELETE(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    class Server(Answering):
+        def answer(self) -> None:
+            self.body()
             asked.append(self.path.partition("?")[0])
-            self.send_response(ANSWERS[len(asked) - 1])
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
+            self.say(ANSWERS[len(asked) - 1], {})
+
+        do_DELETE = answer  # noqa: N815
 
     async def delete() -> list[bool]:
         spawner = TesseraKubeSpawner(_mock=True, namespace="people")

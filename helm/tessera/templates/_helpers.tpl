@@ -190,7 +190,7 @@ http://{{ include "tessera.host" (dict "root" . "component" "front-door") }}:{{ 
   ports: [{protocol: TCP, port: {{ ternary 5432 .Values.database.port .Values.postgresql.enabled }}}]
 {{- end }}
 
-{{/* Rules to or from one component: .component, .port. */}}
+{{/* The pods of one component, as a rule names them: .component. */}}
 {{- define "tessera.peer" -}}
 - podSelector:
     matchLabels:

@@ -193,13 +193,9 @@ class Agent:
         woken = asyncio.create_task(self._changed.wait())
         try:
             await asyncio.wait({call, woken}, return_when=asyncio.FIRST_COMPLETED)
-            if not call.done():
-                with suppress(TimeoutError):
-                    answer = await asyncio.wait_for(call, 0.5)
-                    self._known_inventory = answer.inventory_hash
-                    return answer
-                return SyncAnswer(ack_seq=self._seq, inventory_hash=self._known_inventory, next_wait=0.0)
-            answer = await call
+            answer = await asyncio.wait_for(call, 0.5)
+        except TimeoutError:
+            return SyncAnswer(ack_seq=self._seq, inventory_hash=self._known_inventory, next_wait=0.0)
         finally:
             for task in (call, woken):
                 task.cancel()
@@ -276,7 +272,7 @@ class Agent:
             else:
                 with suppress(httpx.HTTPError, CallError):  # the service gives the lease again
                     await self._refuse(lease, error)
-        except (asyncio.CancelledError, ProxyError):
+        except ProxyError:
             raise
         except Exception:  # one run's trouble is not the others'
             log.exception("lease_not_taken", run=str(lease.run_id))

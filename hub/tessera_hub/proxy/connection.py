@@ -108,11 +108,11 @@ class Connection:
                 **options,
             )
         except CallError as error:
-            if error.code == "proxy.fenced" and (self._renewals or self.token != sent_with):
+            if error.code != "proxy.fenced":
+                raise
+            if self._renewals or self.token != sent_with:
                 raise CallError(401, "proxy.session", error.detail) from error  # it is ourselves who are newer
-            if error.code == "proxy.fenced":
-                raise ProxyError("proxy.fenced", "a newer Proxy serves this cluster; this one stops") from error
-            raise
+            raise ProxyError("proxy.fenced", "a newer Proxy serves this cluster; this one stops") from error
 
     async def sync(self, request: SyncRequest, wait: float) -> SyncAnswer:
         """Report and get orders; the service may wait *wait* seconds for something to say."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
@@ -231,37 +231,40 @@ class KubernetesDriver(Driver):
             await self.tender.remove(record)
 
     async def _make_at_once(self, entry: Entry) -> None:
+        async def give_back(error: DriverError) -> None:
+            await self.tender.remove(entry.record)
+            self._entries.pop(entry.record.lease.run_id, None)
+            raise error
+
+        await self._make_or_later(entry, give_back)
+
+    async def _make_good(self, entry: Entry, gate: asyncio.Semaphore) -> None:
+        """Make the job of a run that lacks it, since a submit was interrupted."""
+
+        async def conclude(error: DriverError) -> None:
+            await self.tender.conclude(entry, never_started(entry.record, error))
+
+        async with gate:
+            try:
+                await self._make_or_later(entry, conclude, again=True)
+            except Exception as error:  # one run's trouble is not the others'
+                log.exception("job_not_made", run=entry.name)
+                self._make_later(entry, error)
+
+    async def _make_or_later(
+        self, entry: Entry, refused: Callable[[DriverError], Awaitable[None]], *, again: bool = False
+    ) -> None:
+        """Make the job; without an answer nobody knows whether it is there, so the record stays, and it is tried again."""
         try:
-            await self._make_job(entry)
+            await self._make_job(entry, again=again)
         except DriverError as error:
-            # Without an answer nobody knows whether the job is there, so the record stays, too.
             if error.code == "cluster.unreachable":
                 self._make_later(entry, error)
                 return
             try:
-                await self.tender.remove(entry.record)
+                await refused(error)
             except ClusterApiError as away:
                 self._make_later(entry, away)
-                return
-            self._entries.pop(entry.record.lease.run_id, None)
-            raise
-
-    async def _make_good(self, entry: Entry, gate: asyncio.Semaphore) -> None:
-        """Make the job of a run that lacks it, since a submit was interrupted."""
-        async with gate:
-            try:
-                await self._make_job(entry, again=True)
-            except DriverError as error:
-                if error.code == "cluster.unreachable":
-                    self._make_later(entry, error)
-                    return
-                try:
-                    await self.tender.conclude(entry, never_started(entry.record, error))
-                except ClusterApiError as away:
-                    self._make_later(entry, away)
-            except Exception as error:  # one run's trouble is not the others'
-                log.exception("job_not_made", run=entry.name)
-                self._make_later(entry, error)
 
     @staticmethod
     def _make_later(entry: Entry, error: Exception) -> None:

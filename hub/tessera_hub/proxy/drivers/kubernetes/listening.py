@@ -61,5 +61,5 @@ class Listener:
         if isinstance(told.get("suspended"), bool):
             entry.suspended = told["suspended"]
         if before != (entry.progress, entry.suspended):
-            entry.is_settled, entry.looked_at = False, 0.0
+            entry.look_soon()
             self._woken()

@@ -105,9 +105,14 @@ def misses(pod: Document | None, seconds: int, now: datetime) -> Reason | None:
     return reason if prepared and now - moment(prepared) > timedelta(seconds=seconds) else None
 
 
+def native_reason(pod: Document) -> str:
+    """Return Kubernetes' own word for how a pod stands, such as ``Evicted``; mostly empty."""
+    return str((pod.get("status") or {}).get("reason") or "")
+
+
 def was_turned_away(pod: Document) -> bool:
     """Whether a node did not keep a pod, for a reason that has nothing to do with it."""
-    return str((pod.get("status") or {}).get("reason") or "").startswith(_GIVEN_BACK)
+    return native_reason(pod).startswith(_GIVEN_BACK)
 
 
 def _has_failed(job: Document | None) -> bool:
@@ -213,7 +218,7 @@ def unstarted(record: Record, seen: Seen, now: datetime) -> NativeRun:
         detail = {"reason": str(main.get("reason") or ""), "exit_code": main["exitCode"]}
         words = str(main.get("message") or "")[:1000]
         return _native(record, seen, Phase.FAILED, at, reason_of("cluster.start_failed", words, detail))
-    native, message = str(status.get("reason") or ""), str(status.get("message") or "")
+    native, message = native_reason(seen.pod), str(status.get("message") or "")
     if was_turned_away(seen.pod):
         # Parts begin together, once each was shown the list of all, which a lost one would still have.
         unseen = native == NODE_LOST and record.size == 1
@@ -257,7 +262,7 @@ def _taken(pod: Document) -> tuple[Phase, Reason]:
 
 def _stopped(pod: Document) -> tuple[Phase, Reason]:
     """What became of a run whose program was stopped, and not by us."""
-    if str((pod.get("status") or {}).get("reason") or "") == "DeadlineExceeded":
+    if native_reason(pod) == "DeadlineExceeded":
         return Phase.FAILED, reason_of("limit.time")
     return _taken(pod)
 
@@ -275,7 +280,7 @@ def _outcome(
     if record.order is not None:
         state, ordered = ORDERED[record.order.why]
         return STATES[state], reason_of(ordered, "", detail), status
-    native, message = str((pod.get("status") or {}).get("reason") or ""), str((pod.get("status") or {}).get("message") or "")
+    native, message = native_reason(pod), str((pod.get("status") or {}).get("message") or "")
     if native == "DeadlineExceeded":
         return Phase.FAILED, reason_of("limit.time", "", detail), status
     if native == NODE_LOST:

@@ -85,6 +85,10 @@ class Entry:
         is_over = record.end is not None or record.order is not None or record.gave_up is not None or record.gave_back is not None
         return record.job_uid is None and record.lease.managed_by == "proxy" and not is_over
 
+    def look_soon(self) -> None:
+        """Have it looked at in the next round."""
+        self.is_settled, self.looked_at = False, 0.0
+
     def is_due(self, now: float, seconds: float) -> bool:
         """Whether it is to be looked at although nothing of it has changed in Kubernetes, since its last look is so old."""
         return not self.is_settled and now - self.looked_at >= seconds
@@ -367,7 +371,7 @@ class Tender:
         change = {"metadata": {"annotations": dict(annotations)}}
         await in_thread(lambda: Collection(self.transport, objects.SECRETS).patch(record.name, change, record.namespace))
         entry.record = replace(entry.record, **changed)
-        entry.is_settled, entry.looked_at = False, 0.0
+        entry.look_soon()
 
     async def conclude(self, entry: Entry, end: End) -> None:
         """Write the end down, then let Kubernetes forget the pod."""
